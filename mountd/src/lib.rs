@@ -1,0 +1,1 @@
+//! Serves any read-only tree over FUSE.

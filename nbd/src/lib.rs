@@ -1,0 +1,1 @@
+//! The NBD protocol, a server and a client.

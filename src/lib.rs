@@ -1,0 +1,1 @@
+//! afterimage: the engine.
