@@ -2,6 +2,9 @@
 //!
 //! The rooms and what may import what are described in `ARCHITECTURE.md` beside this file.
 
+pub mod clock;
 pub mod error;
+pub mod format;
+pub mod seal;
 pub mod source;
 pub mod store;

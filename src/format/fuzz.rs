@@ -1,0 +1,82 @@
+//! One door per parser for fuzzers: bytes in, no panic out. What parses has to be written back the same.
+
+use super::{ObjectId, PackId, RepositoryId, ids::SealKind};
+use super::{config, index, listing, node, object, pack, record, slot};
+
+/// A target: its name, and what takes the bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("config", config),
+    ("slot", slot),
+    ("pack-header", pack_header),
+    ("pack-table", pack_table),
+    ("pack-trailer", pack_trailer),
+    ("node", node),
+    ("object", object),
+    ("index", index),
+    ("catalog", catalog),
+    ("record", record),
+];
+
+const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
+
+fn config(bytes: &[u8]) {
+    if let Ok((config, mac)) = config::Config::parse(bytes) {
+        let again = config.write(mac);
+        assert!(again.is_ok_and(|bytes| config::Config::parse(&bytes) == Ok((config, mac))));
+    }
+}
+
+fn slot(bytes: &[u8]) {
+    if let Ok(slot) = slot::Slot::parse(bytes) {
+        let _judged = (slot.lock.password().is_ok(), slot.lock.open_key().is_ok());
+    }
+}
+
+fn pack_header(bytes: &[u8]) {
+    let _refused = pack::parse_header(bytes, REPOSITORY, PackId([2; 16])).is_err();
+}
+
+fn pack_table(bytes: &[u8]) {
+    if let Ok(rows) = pack::parse_table(bytes) {
+        assert!(pack::table(&rows) == bytes);
+        let _places = pack::tile(PackId([2; 16]), &rows);
+    }
+}
+
+fn pack_trailer(bytes: &[u8]) {
+    let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let _refused = pack::parse_trailer(bytes, len.saturating_mul(3)).is_err();
+}
+
+fn node(bytes: &[u8]) {
+    if let Ok((node, canon)) = node::Node::parse(bytes) {
+        assert!(node.canon() == canon);
+        let again = node.write(node.canon());
+        assert!(node::Node::parse(&again).is_ok_and(|(back, _)| back == node));
+    }
+}
+
+fn object(bytes: &[u8]) {
+    let _refused = object::parse(bytes, REPOSITORY, SealKind::Record, ObjectId([2; 16])).is_err();
+}
+
+fn index(bytes: &[u8]) {
+    let _refused = index::parse_supersedes(bytes).is_err();
+    if let Ok(packs) = index::parse_part(bytes) {
+        let again: Vec<u8> = index::write_parts(&packs).concat();
+        assert!(again == bytes);
+    }
+}
+
+fn catalog(bytes: &[u8]) {
+    let _refused = listing::parse_part(bytes).is_err();
+}
+
+fn record(bytes: &[u8]) {
+    if let Ok(record) = record::Record::parse(bytes) {
+        assert!(record.write().is_ok());
+    }
+}

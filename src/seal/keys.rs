@@ -1,0 +1,146 @@
+//! The keys of a repository, all derived from one.
+
+use crate::error::{Error, Kind, Result};
+use crate::format::ids::SealKind;
+use crate::format::{ChunkId, ObjectId, PackId, RepositoryId, slot::KEY_LEN};
+use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use hmac::{Hmac, KeyInit, Mac};
+use lru::LruCache;
+use sha2::Sha256;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use zeroize::Zeroizing;
+
+/// How many packs' keys are kept ready.
+const KEPT: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
+
+/// The one key from which all others derive.
+pub struct MasterKey(pub(super) Zeroizing<[u8; KEY_LEN]>);
+
+impl MasterKey {
+    /// A new one.
+    pub fn random() -> Result<MasterKey> {
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        random(&mut *key)?;
+        Ok(MasterKey(key))
+    }
+}
+
+/// Fills a buffer with random bytes.
+pub(super) fn random(bytes: &mut [u8]) -> Result<()> {
+    aws_lc_rs::rand::fill(bytes)
+        .map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))
+}
+
+/// What a key is for: the object that sealed bytes are part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Under {
+    /// Chunks and table of a pack.
+    Pack(PackId),
+    /// Parts of an object of some kind.
+    Object(SealKind, ObjectId),
+    /// Chunks kept on this machine.
+    Cache(ObjectId),
+}
+
+/// The keys of one repository.
+///
+/// Has no `Debug`: a key never reaches a log.
+pub struct Keys {
+    repository: RepositoryId,
+    seals: Prk,
+    data_ids: Hmac<Sha256>,
+    node_ids: Hmac<Sha256>,
+    nonces: Hmac<Sha256>,
+    config: Hmac<Sha256>,
+    ready: Mutex<LruCache<Under, Arc<LessSafeKey>>>,
+}
+
+/// The length of what HKDF is asked for.
+struct Len(usize);
+
+impl KeyType for Len {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+fn expand(from: &Prk, info: &[&[u8]]) -> Zeroizing<[u8; KEY_LEN]> {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    // OK: HKDF-SHA256 gives up to 8160 bytes; 32 never fail.
+    from.expand(info, Len(KEY_LEN)).and_then(|okm| okm.fill(&mut *key)).expect("32 bytes of HKDF-SHA256");
+    key
+}
+
+fn mac_key(from: &Prk, use_: &[u8]) -> Hmac<Sha256> {
+    // OK: HMAC takes keys of any length.
+    Hmac::new_from_slice(&*expand(from, &[use_])).expect("HMAC takes any key")
+}
+
+impl Keys {
+    /// Derives everything.
+    pub fn new(repository: RepositoryId, master: &MasterKey) -> Keys {
+        let prk = Salt::new(HKDF_SHA256, &repository.0).extract(&*master.0);
+        let seals = Salt::new(HKDF_SHA256, b"afterimage seals").extract(&*expand(&prk, &[b"seal"]));
+        Keys {
+            repository,
+            seals,
+            data_ids: mac_key(&prk, b"id data"),
+            node_ids: mac_key(&prk, b"id node"),
+            nonces: mac_key(&prk, b"nonce"),
+            config: mac_key(&prk, b"config"),
+            ready: Mutex::new(LruCache::new(KEPT)),
+        }
+    }
+
+    /// Whose keys they are.
+    pub fn repository(&self) -> RepositoryId {
+        self.repository
+    }
+
+    /// The id of plain bytes of an image or file.
+    pub fn data_id(&self, plain: &[u8]) -> ChunkId {
+        ChunkId(mac(&self.data_ids, &[plain]))
+    }
+
+    /// The id of a node, from the part of it that its id covers.
+    pub fn node_id(&self, canon: &[u8]) -> ChunkId {
+        ChunkId(mac(&self.node_ids, &[canon]))
+    }
+
+    /// The authentication code of `afterimage.json`.
+    pub fn config_mac(&self, authenticated: &str) -> [u8; 32] {
+        mac(&self.config, &[authenticated.as_bytes()])
+    }
+
+    /// Whether a code is the right one, in constant time.
+    pub fn config_holds(&self, authenticated: &str, code: &[u8; 32]) -> bool {
+        self.config.clone().chain_update(authenticated).verify_slice(code).is_ok()
+    }
+
+    pub(super) fn nonce(&self, parts: &[&[u8]]) -> [u8; 12] {
+        let full = mac(&self.nonces, parts);
+        std::array::from_fn(|at| full[at])
+    }
+
+    pub(super) fn seal_key(&self, under: Under) -> Arc<LessSafeKey> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(ready.get_or_insert(under, || Arc::new(self.derive(under))))
+    }
+
+    fn derive(&self, under: Under) -> LessSafeKey {
+        let (use_, id): (&[u8], _) = match &under {
+            Under::Pack(pack) => (b"pack", pack.0),
+            Under::Object(kind, object) => (&[b'o', kind.byte()], object.0),
+            Under::Cache(cache) => (b"cache", cache.0),
+        };
+        let key = expand(&self.seals, &[use_, &id]);
+        // OK: the key is 32 bytes, as AES-256 wants.
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).expect("32 bytes are an AES-256 key"))
+    }
+}
+
+fn mac(state: &Hmac<Sha256>, parts: &[&[u8]]) -> [u8; 32] {
+    parts.iter().fold(state.clone(), |mac, part| mac.chain_update(part)).finalize().into_bytes().into()
+}
