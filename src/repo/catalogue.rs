@@ -1,0 +1,218 @@
+//! Which backups there are: the records, read through the merged catalogue and through this machine's copies.
+//!
+//! A backup is listed if, and only if, its own record is in the store. Catalogue objects and local copies only spare reading
+//! each of them; all of them are sealed, the local copies too.
+
+use super::objects::random_id;
+use super::state::State;
+use super::{Repository, names};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::index::{parse_supersedes, write_supersedes};
+use crate::format::listing::{RECORD_LEN_HERE_MAX, parse_part, write_parts};
+use crate::format::record::Record;
+use crate::format::{BackupId, Corrupt, ObjectId, ids::SealKind, limits};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+
+/// With fewer backups than this, the copies on this machine are not worth opening.
+const COPIES_FROM: usize = 64;
+/// With so many records in no catalogue, a writer merges them into one.
+const LOOSE_MAX: usize = 64;
+/// How many records are read at once.
+const AT_ONCE: usize = 16;
+
+/// All backups, and what could not be read.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The records, oldest first.
+    pub records: Vec<Record>,
+    /// Records that are damaged: their id and why.
+    pub damaged: Vec<(BackupId, Error)>,
+}
+
+impl Repository {
+    /// Lists all backups. A record that can't be read is named beside the others.
+    pub async fn list(&self) -> Result<Listing> {
+        let ids: Vec<BackupId> = self.backup_ids().await?;
+        let copies = (ids.len() >= COPIES_FROM).then(|| State::open(&self.cache));
+        let mut known = match ids.len() {
+            0..LOOSE_MAX => HashMap::new(),
+            _ => self.catalogued(copies.as_ref()).await?.0,
+        };
+        let mut listing = Listing::default();
+        let mut missing = Vec::new();
+        for id in ids {
+            match known.remove(&id) {
+                Some(record) => listing.records.push(record),
+                None => missing.push(id),
+            }
+        }
+        for (id, read) in self.read_records(missing, copies.as_ref()).await {
+            match read {
+                Ok(record) => listing.records.push(record),
+                Err(error) if error.kind() == Kind::Missing => {}
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                    listing.damaged.push((id, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        listing.records.sort_by_key(|record| (record.time, record.written, record.id));
+        Ok(listing)
+    }
+
+    /// The ids of all backups.
+    pub async fn backup_ids(&self) -> Result<Vec<BackupId>> {
+        let objects = self.list_objects(SealKind::Record).await?;
+        Ok(objects.into_iter().map(|(id, _)| BackupId(id.0)).collect())
+    }
+
+    /// One record, from the store.
+    pub async fn record(&self, id: BackupId) -> Result<Record> {
+        self.record_bytes(id, None).await
+    }
+
+    async fn record_bytes(&self, id: BackupId, copies: Option<&State>) -> Result<Record> {
+        let parts = match self.object_here_or_there(SealKind::Record, id.into(), copies).await {
+            Ok(parts) => parts,
+            Err(error) => return Err(error),
+        };
+        let [part] = parts.as_slice() else {
+            return Err(Corrupt::Count { table: parts.len() as u64, trailer: 1 })
+                .map_err(Error::from)
+                .context(|| format!("read the record of backup {id}"));
+        };
+        let record = Record::parse(part).map_err(Error::from).and_then(|record| {
+            let same = record.id == id && record.repository == self.id();
+            if same { Ok(record) } else { Err(Corrupt::OtherName { found: record.id.to_string() }.into()) }
+        });
+        record.context(|| format!("read the record of backup {id}"))
+    }
+
+    async fn read_records(&self, ids: Vec<BackupId>, copies: Option<&State>) -> Vec<(BackupId, Result<Record>)> {
+        let mut read = Vec::with_capacity(ids.len());
+        for some in ids.chunks(AT_ONCE) {
+            let futures = some.iter().map(|&id| async move { (id, self.record_bytes(id, copies).await) });
+            read.extend(crate::repo::together(futures).await);
+        }
+        read
+    }
+
+    /// The parts of an object, from this machine's copy if it has one.
+    async fn object_here_or_there(
+        &self,
+        kind: SealKind,
+        id: ObjectId,
+        copies: Option<&State>,
+    ) -> Result<Vec<crate::seal::Verified>> {
+        let Some(copies) = copies else { return self.get_object(kind, id).await };
+        let name = names::object(kind, id)?;
+        let repository = self.id().to_string();
+        if let Some(bytes) = copies.object(&repository, name.as_str()) {
+            if let Ok(parts) = self.open_object(kind, id, &bytes) {
+                return Ok(parts);
+            }
+        }
+        let bytes: Bytes = self
+            .store
+            .get_whole(&name, limits::OBJECT_LEN_MAX.into())
+            .await
+            .context(|| format!("read {name}"))?;
+        let parts = self.open_object(kind, id, &bytes).context(|| format!("read {name}"))?;
+        copies.keep_object(&repository, name.as_str(), &bytes);
+        Ok(parts)
+    }
+
+    /// What the catalogue objects say, which of them are needed for it, and all that those take the place of.
+    async fn catalogued(&self, copies: Option<&State>) -> Result<(HashMap<BackupId, Record>, Catalogues)> {
+        let mut objects = self.list_objects(SealKind::Catalog).await?;
+        objects.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
+        let mut records = HashMap::new();
+        let mut catalogues = Catalogues::default();
+        for (id, _) in objects {
+            if catalogues.superseded.contains(&id) {
+                continue;
+            }
+            match self.read_catalogue(id, copies, &mut records).await {
+                Ok((replaces, count)) => {
+                    catalogues.superseded.extend(replaces);
+                    catalogues.needed.push((id, count));
+                }
+                Err(error) => tracing::warn!("{error}; the records themselves are read instead"),
+            }
+        }
+        Ok((records, catalogues))
+    }
+
+    async fn read_catalogue(
+        &self,
+        id: ObjectId,
+        copies: Option<&State>,
+        records: &mut HashMap<BackupId, Record>,
+    ) -> Result<(Vec<ObjectId>, usize)> {
+        let parts = self.object_here_or_there(SealKind::Catalog, id, copies).await?;
+        let Some((first, rest)) = parts.split_first() else { return Ok((Vec::new(), 0)) };
+        let mut count = 0;
+        for part in rest {
+            for (backup, json) in parse_part(part)? {
+                let record = Record::parse(json)?;
+                if record.id == backup && record.repository == self.id() {
+                    count += 1;
+                    let _before = records.insert(backup, record);
+                }
+            }
+        }
+        Ok((parse_supersedes(first)?, count))
+    }
+
+    /// Merges records that no catalogue has into one, together with catalogues that are no larger: their number grows with the
+    /// logarithm of the number of backups.
+    pub async fn merge_catalogue(&self) -> Result<()> {
+        let ids = self.backup_ids().await?;
+        if ids.len() < LOOSE_MAX {
+            return Ok(());
+        }
+        let copies = State::open(&self.cache);
+        let (known, catalogues) = self.catalogued(Some(&copies)).await?;
+        let loose: Vec<BackupId> = ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
+        if loose.len() < LOOSE_MAX {
+            return Ok(());
+        }
+        let mut merged: Vec<Record> = Vec::new();
+        for (_, read) in self.read_records(loose, Some(&copies)).await {
+            merged.extend(read.ok());
+        }
+        let mut size = merged.len();
+        let mut supersedes: Vec<ObjectId> = catalogues.superseded.iter().copied().collect();
+        let mut needed = catalogues.needed;
+        needed.sort_by_key(|(_, count)| *count);
+        for (id, count) in needed {
+            if count > size.saturating_mul(2) {
+                break;
+            }
+            let mut records = HashMap::new();
+            let _read = self.read_catalogue(id, Some(&copies), &mut records).await?;
+            merged.extend(records.into_values());
+            supersedes.push(id);
+            size += count;
+        }
+        let live: HashSet<BackupId> = ids.into_iter().collect();
+        merged.retain(|record| live.contains(&record.id));
+        merged.sort_by_key(|record| (record.time, record.written, record.id));
+        let written: Vec<(BackupId, Vec<u8>)> = merged
+            .iter()
+            .filter_map(|record| Some((record.id, record.write().ok()?)))
+            .filter(|(_, json)| json.len() <= RECORD_LEN_HERE_MAX)
+            .collect();
+        let mut parts = vec![write_supersedes(&supersedes)];
+        parts.extend(write_parts(written.iter().map(|(id, json)| (*id, json.as_slice()))));
+        let _len = self.put_object(SealKind::Catalog, random_id()?, &parts).await?;
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Catalogues {
+    needed: Vec<(ObjectId, usize)>,
+    superseded: HashSet<ObjectId>,
+}

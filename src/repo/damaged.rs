@@ -1,0 +1,67 @@
+//! Chunks that a check found damaged: writers reuse them no more, so that the next backup of the same bytes stores them afresh.
+//!
+//! One object for each check that found something; its part is JSON, a list of [`DamagedChunk`].
+
+use super::Repository;
+use super::objects::random_id;
+use crate::error::{Error, Kind, Result};
+use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// One sealed chunk that does not open, or a pack that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DamagedChunk {
+    /// In which pack.
+    pub pack: PackId,
+    /// Which chunk; none: the whole pack.
+    pub chunk: Option<ChunkId>,
+}
+
+/// All that is known to be damaged.
+#[derive(Clone, Debug, Default)]
+pub struct Damaged(HashSet<DamagedChunk>);
+
+impl Damaged {
+    /// Whether this chunk in this pack must not be relied on.
+    pub fn has(&self, pack: PackId, chunk: ChunkId) -> bool {
+        !self.0.is_empty()
+            && (self.0.contains(&DamagedChunk { pack, chunk: None })
+                || self.0.contains(&DamagedChunk { pack, chunk: Some(chunk) }))
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Repository {
+    /// Reads what checks have found so far.
+    pub async fn damaged(&self) -> Result<Damaged> {
+        let mut all = HashSet::new();
+        for (id, _) in self.list_objects(SealKind::Damaged).await? {
+            for part in self.get_object(SealKind::Damaged, id).await? {
+                let some: Vec<DamagedChunk> = serde_json::from_slice(&part)
+                    .map_err(|error| Corrupt::Json { why: error.to_string() })?;
+                all.extend(some);
+            }
+        }
+        Ok(Damaged(all))
+    }
+
+    /// Notes what a check found, unless it is known already.
+    pub async fn note_damaged(&self, found: &[DamagedChunk]) -> Result<()> {
+        let known = self.damaged().await?;
+        let new: Vec<_> = found.iter().filter(|one| !known.0.contains(one)).collect();
+        // A note is a help to the next backup; what does not fit into one part is found again by the next check.
+        let new = &new[..new.len().min(20_000)];
+        if new.is_empty() {
+            return Ok(());
+        }
+        let part = serde_json::to_vec(new)
+            .map_err(|error| Error::new(Kind::Unsupported, "write down what is damaged").caused_by(error))?;
+        let _len = self.put_object(SealKind::Damaged, random_id()?, &[part]).await?;
+        Ok(())
+    }
+}

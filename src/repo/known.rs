@@ -1,0 +1,161 @@
+//! Which chunks the repository has, and where: the local index, kept in step with the repository's index objects.
+//!
+//! A reader needs it only when a place turns out wrong. A writer asks it for every chunk: [`Known`] answers from the local
+//! segments, from what this run itself has added, and never with a place in a pack that is gone, cut short or known to be damaged.
+
+use super::damaged::Damaged;
+use super::segments::{Overlay, Row as SegmentRow, Segments};
+use super::{Repository, names};
+use crate::error::Result;
+use crate::format::index::{PackRows, parse_part, parse_supersedes};
+use crate::format::pack::tile;
+use crate::format::{ChunkId, ObjectId, PackId, Place, ids::SealKind};
+use crate::store::list_all;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// How many packs without an index are noted as one group of the local index.
+const ORPHANS_AT_ONCE: usize = 64;
+
+/// What a writer knows.
+pub struct Known {
+    segments: Arc<Segments>,
+    overlay: Overlay,
+    damaged: Damaged,
+    /// Every pack that the store listed, with its length, sorted.
+    packs: Vec<(PackId, u64)>,
+}
+
+impl Known {
+    /// Where a chunk lies that may be relied on.
+    pub fn find(&self, id: ChunkId) -> Option<Place> {
+        if let Some(row) = self.overlay.get(&id.0) {
+            return Some(place(&row));
+        }
+        self.segments.lookup(&id.0).iter().map(place).find(|&place| self.holds(id, place))
+    }
+
+    /// Whether a place that somebody else recorded may be relied on: its pack is there and long enough, and no check has found
+    /// this chunk of it damaged.
+    pub fn holds(&self, id: ChunkId, place: Place) -> bool {
+        let at = self.packs.binary_search_by_key(&place.pack, |(pack, _)| *pack);
+        at.is_ok_and(|at| place.end() < self.packs[at].1) && !self.damaged.has(place.pack, id)
+    }
+
+    /// Notes a chunk that this run stores; the place where another thread already put it, if one did.
+    pub fn note(&self, id: ChunkId, place: Place) -> Option<Place> {
+        self.overlay.insert_if_absent(row(id, place)).map(|row| self::place(&row))
+    }
+}
+
+fn place(row: &SegmentRow) -> Place {
+    Place { pack: PackId(row.pack), offset: row.offset, len: row.len }
+}
+
+fn row(id: ChunkId, place: Place) -> SegmentRow {
+    SegmentRow { id: id.0, pack: place.pack.0, offset: place.offset, len: place.len }
+}
+
+fn rows(packs: &[PackRows]) -> impl Iterator<Item = SegmentRow> + '_ {
+    packs.iter().flat_map(|pack| {
+        let (places, _end) = tile(pack.pack, &pack.rows);
+        pack.rows.iter().zip(places).map(|(found, place)| row(found.id, place)).collect::<Vec<_>>()
+    })
+}
+
+impl Repository {
+    /// The local index, in step with the repository's index objects as they were when this was first asked.
+    pub async fn index(&self) -> Result<Arc<Segments>> {
+        let index = self.index.get_or_try_init(|| async {
+            let segments = Arc::new(Segments::open(self.cache.join("index")));
+            self.take_up_index(&segments).await?;
+            Ok(segments)
+        });
+        index.await.cloned()
+    }
+
+    /// Adds what the repository's index objects say and the local index does not know yet; the objects that are there.
+    async fn take_up_index(&self, segments: &Segments) -> Result<HashSet<String>> {
+        let mut objects = self.list_objects(SealKind::Index).await?;
+        objects.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
+        let live = objects.iter().map(|(id, _)| id.to_string()).collect();
+        let mut superseded: HashSet<ObjectId> = HashSet::new();
+        for (id, _) in objects {
+            if superseded.contains(&id) || segments.covers(&id.to_string()) {
+                continue;
+            }
+            match self.read_index(id).await {
+                Ok((replaces, packs)) => {
+                    if let Err(error) = segments.add(rows(&packs), &[id.to_string()]) {
+                        tracing::warn!("{error}; what it would know is stored again where it is needed");
+                    }
+                    superseded.extend(replaces);
+                }
+                // The packs are the truth; an index that is lost costs time only.
+                Err(error) => tracing::warn!("{error}; the packs it speaks of are read instead"),
+            }
+        }
+        Ok(live)
+    }
+
+    /// An index object: what it takes the place of, and what it says.
+    pub async fn read_index(&self, id: ObjectId) -> Result<(Vec<ObjectId>, Vec<PackRows>)> {
+        let parts = self.get_object(SealKind::Index, id).await?;
+        let Some((first, rest)) = parts.split_first() else { return Ok((Vec::new(), Vec::new())) };
+        let mut packs = Vec::new();
+        for part in rest {
+            packs.extend(parse_part(part)?);
+        }
+        Ok((parse_supersedes(first)?, packs))
+    }
+
+    /// What a writer has to know, from the index objects and from packs that no index speaks of: those an interrupted run has left.
+    pub async fn known(&self) -> Result<Known> {
+        let damaged = self.damaged().await.unwrap_or_else(|error| {
+            tracing::warn!("{error}; what it names is not avoided");
+            Damaged::default()
+        });
+        let segments = Arc::new(Segments::open(self.cache.join("index")));
+        let mut live = self.take_up_index(&segments).await?;
+        let listed = list_all(&*self.store, names::PACKS).await?;
+        let mut packs: Vec<(PackId, u64)> = listed
+            .iter()
+            .filter_map(|listed| Some((PackId(names::id_of(&listed.name)?.0), listed.stat.len)))
+            .collect();
+        packs.sort_unstable();
+        packs.dedup();
+        live.extend(segments.covered().into_iter().filter(|name| {
+            let orphan = name.strip_prefix(ORPHAN).and_then(|pack| PackId::parse(pack).ok());
+            orphan.is_some_and(|orphan| packs.binary_search_by_key(&orphan, |(pack, _)| *pack).is_ok())
+        }));
+        if let Err(error) = segments.retain(&live) {
+            tracing::warn!("{error}");
+        }
+        self.take_up_orphans(&segments, &packs).await;
+        let overlay = Overlay::new(self.cache.join("index"));
+        Ok(Known { segments, overlay, damaged, packs })
+    }
+
+    async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) {
+        let indexed: HashSet<[u8; 16]> = segments.packs().into_iter().collect();
+        let orphans: Vec<_> = packs.iter().filter(|(pack, _)| !indexed.contains(&pack.0)).collect();
+        for some in orphans.chunks(ORPHANS_AT_ONCE) {
+            let mut tables = Vec::new();
+            for (pack, len) in some {
+                match self.read_pack_table(*pack, *len).await {
+                    Ok(table) => tables.push(table),
+                    Err(error) => tracing::warn!("{error}; nothing in it is reused"),
+                }
+            }
+            let covers: Vec<String> = tables.iter().map(|table| format!("{ORPHAN}{}", table.pack)).collect();
+            if !covers.is_empty() {
+                if let Err(error) = segments.add(rows(&tables), &covers) {
+                    tracing::warn!("{error}");
+                }
+            }
+        }
+    }
+}
+
+/// How the local index calls a pack that no index object speaks of.
+const ORPHAN: &str = "pack-";

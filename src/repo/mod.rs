@@ -1,0 +1,40 @@
+//! The repository: objects with meaning, in a store that knows none.
+//!
+//! `open` turns a store and perhaps a password into a [`Repository`]; from there on chunks, maps and records go in through
+//! [`writer`] and come out through [`chunks`] and [`catalogue`]. What is written becomes visible in one order only, which
+//! the types of [`writer`] enforce: packs, then the index, then the record.
+//!
+//! **Invariant:** nothing here modifies an object. Reading writes nothing to the repository.
+
+pub mod catalogue;
+pub mod chunks;
+pub mod damaged;
+pub mod known;
+pub mod names;
+mod objects;
+mod open;
+pub mod packs;
+pub mod writer;
+
+pub use open::{InitOptions, Repository, SlotLine};
+
+use std::future::Future;
+
+/// Runs a few futures side by side on this task; the answers in their order.
+pub(crate) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut waiting = false;
+        for (future, answer) in &mut running {
+            if answer.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(ready) => *answer = Some(ready),
+                    std::task::Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, answer)| answer).collect()
+}

@@ -1,0 +1,58 @@
+//! Sealed objects that are not packs: written once, read whole.
+
+use super::{Repository, names};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::{ObjectId, ids::SealKind, limits, object};
+use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under, Verified, open};
+use crate::store::list_all;
+
+/// A new random id.
+pub(super) fn random_id() -> Result<ObjectId> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id)
+        .map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))?;
+    Ok(ObjectId(id))
+}
+
+impl Repository {
+    /// Seals the parts and publishes them as one object.
+    pub(super) async fn put_object(&self, kind: SealKind, id: ObjectId, parts: &[Vec<u8>]) -> Result<u64> {
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let mut seal = Seal::new(LEVEL_DEFAULT)?;
+        let under = Under::Object(kind, id);
+        let sealed = (0..count).zip(parts).map(|(number, part)| {
+            seal.seal(&self.keys, under, Sealed::Part { kind, object: id, number, count }, part)
+        });
+        let sealed = sealed.collect::<Result<Vec<_>>>()?;
+        let bytes = object::write(self.id(), kind, id, &sealed);
+        let len = bytes.len() as u64;
+        let name = names::object(kind, id)?;
+        self.store.put(&name, bytes.into()).await.context(|| format!("write {name}"))?;
+        Ok(len)
+    }
+
+    /// The parts of an object.
+    pub(super) async fn get_object(&self, kind: SealKind, id: ObjectId) -> Result<Vec<Verified>> {
+        let name = names::object(kind, id)?;
+        let bytes = self.store.get_whole(&name, limits::OBJECT_LEN_MAX.into()).await;
+        self.open_object(kind, id, &bytes.context(|| format!("read {name}"))?).context(|| format!("read {name}"))
+    }
+
+    /// The parts of an object whose bytes are here.
+    pub(super) fn open_object(&self, kind: SealKind, id: ObjectId, bytes: &[u8]) -> Result<Vec<Verified>> {
+        let parts = object::parse(bytes, self.id(), kind, id)?;
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let open_part = |(number, part)| {
+            let what = Sealed::Part { kind, object: id, number, count };
+            open(&self.keys, Under::Object(kind, id), what, part)
+        };
+        (0..count).zip(parts).map(open_part).collect()
+    }
+
+    /// The objects of a kind, with their lengths.
+    pub(super) async fn list_objects(&self, kind: SealKind) -> Result<Vec<(ObjectId, u64)>> {
+        let folder = names::folder(kind);
+        let listed = list_all(&*self.store, folder).await.context(|| format!("list {folder}"))?;
+        Ok(listed.iter().filter_map(|listed| Some((names::id_of(&listed.name)?, listed.stat.len))).collect())
+    }
+}

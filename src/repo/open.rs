@@ -1,0 +1,200 @@
+//! Making a repository, opening one, and its key slots.
+
+use super::names;
+use super::objects::random_id;
+use super::segments::Segments;
+use crate::clock;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::config::Config;
+use crate::format::slot::{Lock, Slot};
+use crate::format::{ObjectId, RepositoryId, limits};
+use crate::seal::{Ask, Keys, MasterKey, Password, add_slot, open_slot};
+use crate::store::{AnyStore, list_all};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open repository.
+pub struct Repository {
+    /// Where its objects lie.
+    pub store: AnyStore,
+    /// What they are sealed with.
+    pub keys: Arc<Keys>,
+    /// What it is.
+    pub config: Config,
+    /// Where this machine keeps what it can make again, for this repository alone.
+    pub cache: PathBuf,
+    pub(super) index: tokio::sync::OnceCell<Arc<Segments>>,
+    master: MasterKey,
+}
+
+/// What `init` is told.
+pub struct InitOptions {
+    /// At which offsets images are cut.
+    pub chunk_size: u32,
+    /// Refuse sources on the repository's own disk.
+    pub separate: bool,
+    /// Without one, the key lies beside the data.
+    pub password: Option<Password>,
+}
+
+/// One line of `key list`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SlotLine {
+    /// The slot.
+    pub id: String,
+    /// What opens it: `password` or `open`.
+    pub lock: &'static str,
+    /// When it was added.
+    pub created: Option<jiff::Timestamp>,
+    /// Why it can't be used, if it can't.
+    pub damage: Option<String>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store. The key comes first and `afterimage.json` last, so that what was interrupted is no
+    /// repository yet, and doing it again makes one.
+    pub async fn init(store: &AnyStore, options: &InitOptions) -> Result<RepositoryId> {
+        let config_name = names::config()?;
+        match store.stat(&config_name).await {
+            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let words = format!("{} is a repository already", store.place());
+                return Err(Error::new(Kind::Refused, words));
+            }
+        }
+        let repository = RepositoryId(random_id()?.0);
+        let master = MasterKey::random()?;
+        let keys = Keys::new(repository, &master);
+        let created = clock::now_in_seconds();
+        let slot = random_id()?;
+        let bytes = add_slot(&master, repository, slot, options.password.as_ref(), created)?;
+        store.put(&names::slot(slot)?, bytes.into()).await.context(|| "write the key slot")?;
+        let config =
+            Config { repository, chunk_size: options.chunk_size, separate: options.separate, created };
+        let bytes = config.write(keys.config_mac(&config.authenticated()))?;
+        store.put(&config_name, bytes.into()).await.context(|| "write afterimage.json")?;
+        Ok(repository)
+    }
+
+    /// Opens a repository; `ask` is called when no slot opens without a password. `cache` is shared by all repositories.
+    pub async fn open(store: AnyStore, cache: &Path, ask: Ask<'_>) -> Result<Repository> {
+        let bytes = store.get_whole(&names::config()?, limits::SMALL_JSON_LEN_MAX.into()).await;
+        let bytes = bytes.map_err(|error| match error.kind() {
+            Kind::Missing => Error::new(Kind::Missing, format!("{} is not a repository", store.place()))
+                .hint("afterimage init makes one"),
+            _ => error,
+        })?;
+        let place = store.place();
+        let read = Config::parse(&bytes).map_err(Error::from);
+        let (config, mac) = read.context(|| format!("read {place}/afterimage.json"))?;
+        let slots = read_slots(&store).await?;
+        let master = unlock(config.repository, &slots, ask).context(|| format!("open {place}"))?;
+        let keys = Arc::new(Keys::new(config.repository, &master));
+        if !keys.config_holds(&config.authenticated(), &mac) {
+            let words = format!("read {place}/afterimage.json: it was not written by who holds the key");
+            return Err(Error::new(Kind::Corrupt, words));
+        }
+        let cache = cache.join(config.repository.to_string());
+        Ok(Repository { store, keys, config, cache, index: tokio::sync::OnceCell::new(), master })
+    }
+
+    /// The repository's id.
+    pub fn id(&self) -> RepositoryId {
+        self.config.repository
+    }
+
+    /// Whether somebody who sees the store needs no password.
+    pub async fn is_open_to_all(&self) -> Result<bool> {
+        Ok(self.key_slots().await?.iter().any(|slot| slot.lock == "open"))
+    }
+
+    /// The key slots.
+    pub async fn key_slots(&self) -> Result<Vec<SlotLine>> {
+        let slots = read_slots(&self.store).await?;
+        Ok(slots.into_iter().filter_map(|(id, slot)| self.slot_line(id, slot)).collect())
+    }
+
+    fn slot_line(&self, id: ObjectId, slot: Result<Slot>) -> Option<SlotLine> {
+        let id = id.to_string();
+        match slot {
+            Err(error) => {
+                Some(SlotLine { id, lock: "unreadable", created: None, damage: Some(error.to_string()) })
+            }
+            Ok(slot) if slot.repository != self.id() => None,
+            Ok(slot) => {
+                let lock = match slot.lock {
+                    Lock::Open { .. } => "open",
+                    Lock::Password { .. } => "password",
+                };
+                Some(SlotLine { id, lock, created: Some(slot.created), damage: None })
+            }
+        }
+    }
+
+    /// Adds a slot for `password`.
+    pub async fn add_key(&self, password: &Password) -> Result<ObjectId> {
+        let id = random_id()?;
+        let bytes = add_slot(&self.master, self.id(), id, Some(password), clock::now_in_seconds())?;
+        self.store.put(&names::slot(id)?, bytes.into()).await.context(|| "write the key slot")?;
+        Ok(id)
+    }
+
+    /// Removes a slot, if another one that can be opened stays.
+    pub async fn remove_key(&self, prefix: &str) -> Result<ObjectId> {
+        let slots = self.key_slots().await?;
+        let named: Vec<_> = slots.iter().filter(|slot| slot.id.starts_with(prefix)).collect();
+        let [slot] = named.as_slice() else {
+            let words = format!("{} key slots begin with {prefix:?}", named.len());
+            return Err(Error::new(Kind::Usage, words).hint("afterimage key list shows them"));
+        };
+        let others = slots.iter().filter(|other| other.damage.is_none() && other.id != slot.id);
+        if others.count() == 0 {
+            return Err(Error::new(Kind::Refused, "remove the last key slot: nothing would open the repository")
+                .hint("add another one first: afterimage key add"));
+        }
+        let id = ObjectId::parse(&slot.id)?;
+        self.store.delete(&names::slot(id)?).await?;
+        Ok(id)
+    }
+}
+
+async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
+    let mut slots = Vec::new();
+    for listed in list_all(&**store, names::KEYS).await?.into_iter().take(limits::SLOTS_MAX) {
+        let Some(id) = names::id_of(&listed.name) else { continue };
+        let bytes = match store.get_whole(&listed.name, limits::SMALL_JSON_LEN_MAX.into()).await {
+            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+            bytes => bytes,
+        };
+        let slot = bytes.and_then(|bytes| Slot::parse(&bytes).map_err(Error::from));
+        slots.push((id, slot.context(|| format!("read {}", listed.name))));
+    }
+    Ok(slots)
+}
+
+/// Tries what needs no password first. Which slot refused, or why, is not told: a wrong password has one answer.
+fn unlock(repository: RepositoryId, slots: &[(ObjectId, Result<Slot>)], ask: Ask<'_>) -> Result<MasterKey> {
+    let ours: Vec<(ObjectId, &Slot)> = slots
+        .iter()
+        .filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?)))
+        .filter(|(_, slot)| slot.repository == repository)
+        .collect();
+    if ours.is_empty() {
+        let newer = slots.iter().filter_map(|(_, slot)| slot.as_ref().err());
+        let newer = newer.cloned().find(|error| error.kind() == Kind::Unsupported);
+        return Err(newer.unwrap_or_else(|| Error::new(Kind::Corrupt, "it has no readable key slot")));
+    }
+    for (id, slot) in &ours {
+        if let Ok(Some(master)) = open_slot(slot, *id, None) {
+            return Ok(master);
+        }
+    }
+    let password = ask()?;
+    for (id, slot) in &ours {
+        if let Ok(Some(master)) = open_slot(slot, *id, Some(&password)) {
+            return Ok(master);
+        }
+    }
+    Err(Error::new(Kind::Denied, "no key slot opens with this password"))
+}
