@@ -4,8 +4,13 @@
 //! Layers (retry, limit, fault, record) are stores that wrap a store; one conformance suite holds all of them.
 //! Nothing above this room may assume cheap small reads, cheap listing, or rename.
 
+pub mod conformance;
+pub mod local;
+pub mod mem;
 mod name;
 
+pub use local::LocalStore;
+pub use mem::MemStore;
 pub use name::Name;
 
 use crate::error::Result;

@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use std::fmt;
 
 /// The longest name that a store has to take.
-const NAME_LEN_MAX: usize = 200;
+pub(super) const NAME_LEN_MAX: usize = 200;
 
 /// An object's name: `/`-separated parts of lower-case letters, digits, `.` and `-`; no part empty or beginning with a dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
