@@ -2,9 +2,28 @@
 //!
 //! A source is read once, from its beginning to its end; it knows where it has nothing. A source that errs, shrinks or grows under
 //! us fails the backup, with the offset: nothing is skipped silently.
+//!
+//! `file`, `device` and `stream` are what the command line can name; `fake` is scripted, for tests. `machine` and `disks` tell where on
+//! this machine something lies, for the judges of safety here and in `restore`.
 
-use crate::error::Result;
+pub mod device;
+pub mod disks;
+pub mod fake;
+pub mod file;
+pub mod machine;
+mod span;
+pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Context, Error, Kind, Result};
+use machine::{Machine, open_nonblocking, stat_fd, stat_path};
+use rustix::fs::{FileType, OFlags, Statx};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::path::Path;
 
 /// The next piece of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,4 +68,70 @@ pub trait Source: Send {
 
     /// Called after `End`: fails when the source is no longer what it was when it was opened (size changed).
     fn finish(&mut self) -> Result<()>;
+
+    /// After `finish`: whether somebody wrote to it while it was read, as far as that can be told. Such a backup is whole but may hold
+    /// parts of different moments, and its record says so.
+    fn changed(&self) -> bool {
+        false
+    }
+}
+
+/// Opens what the user named: a regular file, a block device, or `-` for standard input.
+pub fn open(name: &str) -> Result<Box<dyn Source>> {
+    if name == "-" {
+        return Ok(Box::new(stream::Stream::stdin()?));
+    }
+    let what = || format!("open source {name}");
+    // Opening some things does something (a tape rewinds, a watchdog arms), so we look first; what was opened then decides.
+    let _ = readable(&stat_path(Path::new(name)).context(what)?).context(what)?;
+    let file = File::from(open_nonblocking(Path::new(name), OFlags::RDONLY).context(what)?);
+    let stat = stat_fd(&file).context(what)?;
+    let machine = Machine::here();
+    match readable(&stat).context(what)? {
+        Readable::File => Ok(Box::new(file::FileSource::new(name, file, &stat, &machine)?)),
+        Readable::Device => Ok(Box::new(device::DeviceSource::new(name, file, &stat, machine)?)),
+    }
+}
+
+/// Fails when the source is the repository in this directory, or lies inside it.
+pub fn refuse_inside(name: &str, repository: &Path) -> Result<()> {
+    let within = |path| disks::lies_inside(path, repository);
+    let path = Path::new(name);
+    if name == "-" || !path.exists() {
+        return Ok(());
+    }
+    let stat = stat_path(path).context(|| format!("look at source {name}"))?;
+    if within(path)? || disks::has_a_name_inside(&stat, repository)? {
+        let words = format!("back up {name}: it lies inside the repository {}", repository.display());
+        return Err(Error::new(Kind::Refused, words).hint("name a source outside of it"));
+    }
+    Ok(())
+}
+
+enum Readable {
+    File,
+    Device,
+}
+
+fn readable(stat: &Statx) -> Result<Readable> {
+    let no = |words: &str, hint: &str| Err(Error::new(Kind::Unsupported, words).hint(hint));
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => Ok(Readable::File),
+        FileType::BlockDevice => Ok(Readable::Device),
+        FileType::Directory => {
+            no("it is a directory: a share, which is read file by file", "name a file or a device")
+        }
+        FileType::Fifo => no(
+            "it is a FIFO, which has no size and can't be read twice",
+            "give its bytes on standard input: -",
+        ),
+        FileType::Socket => {
+            no("it is a socket, and no protocol was named", "name an NBD server as nbd+unix:///?socket=PATH")
+        }
+        FileType::CharacterDevice => no(
+            "it is a character device, which has no beginning and no end",
+            "give its bytes on standard input: -",
+        ),
+        _ => no("it is neither a file nor a block device", "name a file or a device"),
+    }
 }
