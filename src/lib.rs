@@ -3,5 +3,7 @@
 //! The rooms and what may import what are described in `ARCHITECTURE.md` beside this file.
 
 pub mod error;
+pub mod image;
+pub mod repo;
 pub mod source;
 pub mod store;

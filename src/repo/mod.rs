@@ -1,0 +1,3 @@
+//! The repository: objects with meaning.
+
+pub mod segments;
