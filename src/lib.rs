@@ -2,9 +2,13 @@
 //!
 //! The rooms and what may import what are described in `ARCHITECTURE.md` beside this file.
 
+pub mod backup;
 pub mod clock;
 pub mod error;
 pub mod format;
+pub mod image;
+pub mod progress;
+pub mod repo;
 pub mod seal;
 pub mod source;
 pub mod store;

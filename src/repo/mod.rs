@@ -14,6 +14,8 @@ pub mod names;
 mod objects;
 mod open;
 pub mod packs;
+pub mod segments;
+pub mod state;
 pub mod writer;
 
 pub use open::{InitOptions, Repository, SlotLine};

@@ -1,0 +1,60 @@
+//! Taking over from the parent what is known to be unchanged: whole nodes where they lie whole in the range, chunks at its edges.
+
+use super::pipeline::ItemPlan;
+use crate::error::Result;
+use crate::format::limits;
+use crate::format::node::{Child, span};
+use crate::image::{Map, Stretch};
+
+/// Calls `set(level, offset, child)` in the order of offsets for everything that the parent has in the range; how many bytes
+/// that is, as far as it is counted without opening whole nodes (those count by what they cover).
+pub(super) fn take_over(
+    plan: &ItemPlan<'_>,
+    parent: &Map,
+    offset: u64,
+    len: u64,
+    set: &mut dyn FnMut(u8, u64, Child) -> Result<()>,
+) -> Result<u64> {
+    let chunk = plan.engine.repository().config.chunk_size;
+    let end = offset + len;
+    let mut at = offset;
+    let mut taken = 0;
+    while at < end {
+        match whole_node(plan, parent, chunk, at, end)? {
+            Some((level, child)) => {
+                let covered = span(chunk, level);
+                if let Some(child) = child {
+                    set(level + 1, at, child)?;
+                    taken += covered;
+                }
+                at += covered;
+            }
+            None => match plan.runtime.block_on(parent.stretch(plan.engine, at))? {
+                Stretch::Hole(range) => at = range.end.min(end),
+                Stretch::Leaf(leaf) => {
+                    for piece in leaf.pieces(at).take_while(|piece| piece.range.start < end) {
+                        if let Some(child) = piece.child {
+                            set(0, piece.range.start, child)?;
+                            taken += piece.range.end - piece.range.start;
+                        }
+                    }
+                    at = leaf.range.end.min(end);
+                }
+            },
+        }
+    }
+    Ok(taken)
+}
+
+/// The largest node that begins at `at` and ends before `end`.
+fn whole_node(plan: &ItemPlan<'_>, parent: &Map, chunk: u32, at: u64, end: u64) -> Result<Option<(u8, Option<Child>)>> {
+    for level in (0..limits::LEVEL_MAX).rev() {
+        let covered = span(chunk, level);
+        if at.is_multiple_of(covered) && at.checked_add(covered).is_some_and(|behind| behind <= end) {
+            if let Some(child) = plan.runtime.block_on(parent.node_at(plan.engine, level, at))? {
+                return Ok(Some((level, child)));
+            }
+        }
+    }
+    Ok(None)
+}

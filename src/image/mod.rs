@@ -1,0 +1,1 @@
+//! The way out: what was backed up, as bytes.
