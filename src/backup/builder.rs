@@ -94,7 +94,12 @@ impl MapBuilder {
     /// Completes the map of an image of `len` bytes; its top is always a node, if only an empty one.
     pub fn finish(mut self, writer: &mut Writer, len: u64) -> Result<Root> {
         if len > limits::IMAGE_LEN_MAX {
-            return Err(Corrupt::Limit { what: "length of an image", found: len, limit: limits::IMAGE_LEN_MAX }.into());
+            return Err(Corrupt::Limit {
+                what: "length of an image",
+                found: len,
+                limit: limits::IMAGE_LEN_MAX,
+            }
+            .into());
         }
         let top = root_level(self.chunk_size, len);
         for level in 0..top {

@@ -13,4 +13,4 @@ mod reader;
 mod same;
 
 pub use builder::MapBuilder;
-pub use plan::{Job, ItemSource, Parent, run};
+pub use plan::{ItemSource, Job, Parent, run};

@@ -70,10 +70,15 @@ struct Judged {
 enum Done {
     Judged(Judged),
     Passed(Work),
+    Failed(Error),
 }
 
 /// Backs up one source.
-pub(super) fn back_up_item(plan: &ItemPlan<'_>, writer: &mut Writer, source: Box<dyn Source>) -> Result<ItemDone> {
+pub(super) fn back_up_item(
+    plan: &ItemPlan<'_>,
+    writer: &mut Writer,
+    source: Box<dyn Source>,
+) -> Result<ItemDone> {
     let chunk = plan.engine.repository().config.chunk_size as usize;
     let run_len = RUN_LEN.max(chunk);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -96,7 +101,7 @@ pub(super) fn back_up_item(plan: &ItemPlan<'_>, writer: &mut Writer, source: Box
         let judges: Vec<_> = (0..workers)
             .map(|_| {
                 let (from, to) = (work_out.clone(), done_in.clone());
-                scope.spawn(|| judge_all(plan, chunk, from, to))
+                scope.spawn(move || judge_all(plan, chunk, &from, &to))
             })
             .collect();
         drop((work_out, done_in));
@@ -112,20 +117,24 @@ pub(super) fn back_up_item(plan: &ItemPlan<'_>, writer: &mut Writer, source: Box
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    let panicked = |_| Err(Error::new(Kind::Unsupported, "a thread of the backup ended in a panic: this is a bug"));
-    thread.join().unwrap_or_else(panicked)
+    thread.join().unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Unsupported, "a thread of the backup ended in a panic: this is a bug")
 }
 
 fn judge_all(
     plan: &ItemPlan<'_>,
     chunk: usize,
-    from: Receiver<(u64, PackId, Work)>,
-    to: Sender<(u64, Done)>,
+    from: &Receiver<(u64, PackId, Work)>,
+    to: &Sender<(u64, Done)>,
 ) -> Result<()> {
-    let mut judge = Judge { keys: &plan.engine.repository().keys, known: plan.known, seal: Seal::new(plan.level)? };
+    let mut judge =
+        Judge { keys: &plan.engine.repository().keys, known: plan.known, seal: Seal::new(plan.level)? };
     for (number, pack, work) in from {
         let done = match work {
-            Work::Run(run) => Done::Judged(judge.run(run, pack, chunk)?),
+            Work::Run(run) => judge.run_or_say_why(run, pack, chunk),
             other => Done::Passed(other),
         };
         if to.send((number, done)).is_err() {
@@ -142,10 +151,21 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// A failure, a panic too, goes the way of the runs: the assembler waits for every one of them.
+    fn run_or_say_why(&mut self, run: Run, pack: PackId, chunk: usize) -> Done {
+        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run(run, pack, chunk)));
+        match judged {
+            Ok(Ok(judged)) => Done::Judged(judged),
+            Ok(Err(error)) => Done::Failed(error),
+            Err(_) => Done::Failed(panicked()),
+        }
+    }
+
     fn run(&mut self, run: Run, pack: PackId, chunk: usize) -> Result<Judged> {
         let chunks = run.bytes.chunks(chunk).enumerate();
         let outcomes = chunks.map(|(number, plain)| {
-            let parent = run.parent.as_ref().and_then(|leaves| leaves.at(run.offset + (number * chunk) as u64));
+            let parent =
+                run.parent.as_ref().and_then(|leaves| leaves.at(run.offset + (number * chunk) as u64));
             self.chunk(plain, pack, parent)
         });
         let outcomes = outcomes.collect::<Result<Vec<_>>>()?;
@@ -169,7 +189,8 @@ impl Judge<'_> {
 /// Whether all bytes are zero, at the speed of memory.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<64>();
-    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
+    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
 }
 
 struct Assembler<'a, 'b> {
@@ -210,6 +231,9 @@ impl<'a, 'b> Assembler<'a, 'b> {
         let mut early: BTreeMap<u64, Done> = BTreeMap::new();
         let mut next = 0;
         for (number, done) in from {
+            if let Done::Failed(error) = done {
+                return Err(error);
+            }
             let _none = early.insert(number, done);
             while let Some(done) = early.remove(&next) {
                 next += 1;
@@ -221,7 +245,7 @@ impl<'a, 'b> Assembler<'a, 'b> {
                         let _ended = buffers.send(bytes);
                     }
                     Done::Passed(Work::Same { offset, len }) => self.same(offset, len)?,
-                    Done::Passed(Work::Run(_)) => {}
+                    Done::Passed(Work::Run(_)) | Done::Failed(_) => {}
                 }
             }
         }
@@ -249,16 +273,17 @@ impl<'a, 'b> Assembler<'a, 'b> {
             self.builder.set(self.writer, 0, offset, Child { id, place })?;
         }
         self.plan.progress.add(run.bytes.len() as u64);
-        let mut bytes = run.bytes;
-        bytes.clear();
-        Ok(bytes)
+        Ok(run.bytes)
     }
 
     /// Takes over from the parent what its source says is the same: whole nodes where it can.
     fn same(&mut self, offset: u64, len: u64) -> Result<()> {
         let plan = self.plan;
         let Some(parent) = plan.parent else {
-            return Err(Error::new(Kind::Source, "the source says that something is unchanged, but there is no parent"));
+            return Err(Error::new(
+                Kind::Source,
+                "the source says that something is unchanged, but there is no parent",
+            ));
         };
         self.hash_same(&parent, offset, len)?;
         let taken = super::same::take_over(plan, &parent, offset, len, &mut |level, offset, child| {

@@ -59,7 +59,13 @@ pub struct Job {
 }
 
 /// Makes the backup. Runs on the calling thread and on others, none of which may be a worker of `runtime`.
-pub fn run(engine: &Arc<Engine>, runtime: &Handle, job: Job, progress: &Progress, cancel: &Cancel) -> Result<Record> {
+pub fn run(
+    engine: &Arc<Engine>,
+    runtime: &Handle,
+    job: Job,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Record> {
     let started = Instant::now();
     judge(&job)?;
     let repository = engine.repository();
@@ -190,7 +196,12 @@ fn as_item(name: String, done: ItemDone) -> Result<Item> {
         .map_err(|error| Error::new(Kind::Unsupported, "write down the source").caused_by(error))?;
     Ok(Item {
         name,
-        content: Content::Image { size: done.size, allocated: done.allocated, root: done.root, sha256: done.sha256 },
+        content: Content::Image {
+            size: done.size,
+            allocated: done.allocated,
+            root: done.root,
+            sha256: done.sha256,
+        },
         source,
         changed_while_read: done.changed,
     })

@@ -59,7 +59,12 @@ struct Channels<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: Box<dyn Source>, plan: &'a ItemPlan<'a>, chunk: usize, run_len: usize) -> Reader<'a> {
+    pub(super) fn new(
+        source: Box<dyn Source>,
+        plan: &'a ItemPlan<'a>,
+        chunk: usize,
+        run_len: usize,
+    ) -> Reader<'a> {
         Reader { plan, source, chunk: chunk as u64, run_len, number: 0, bytes_read: 0, leaf: None }
     }
 
@@ -113,7 +118,10 @@ impl<'a> Reader<'a> {
             let here = at + filled as u64;
             match self.source.next(here, &mut bytes[filled..])? {
                 Piece::Data(0) | Piece::Hole(0) | Piece::Same(0) => {
-                    return Err(Error::new(Kind::Source, format!("the source makes no progress at byte {here}")));
+                    return Err(Error::new(
+                        Kind::Source,
+                        format!("the source makes no progress at byte {here}"),
+                    ));
                 }
                 Piece::Data(len) => {
                     self.bytes_read += len as u64;
@@ -171,7 +179,10 @@ impl<'a> Reader<'a> {
     fn copy_parent(&self, at: u64, into: &mut [u8]) -> Result<()> {
         let parent = self.plan.parent.filter(|parent| at + into.len() as u64 <= parent.len);
         let Some(parent) = parent else {
-            return Err(Error::new(Kind::Source, format!("the source calls byte {at} unchanged, but its parent ends before")));
+            return Err(Error::new(
+                Kind::Source,
+                format!("the source calls byte {at} unchanged, but its parent ends before"),
+            ));
         };
         let image = Image::new(Arc::clone(self.plan.engine), parent);
         let bytes = self.plan.runtime.block_on(image.read_at(at, into.len()));
@@ -210,7 +221,9 @@ impl<'a> Reader<'a> {
                         continue;
                     }
                     Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Missing) => {
-                        tracing::warn!("{error}; what it describes of the parent is stored again unless found otherwise");
+                        tracing::warn!(
+                            "{error}; what it describes of the parent is stored again unless found otherwise"
+                        );
                         return Ok(Leaves(Vec::new()));
                     }
                     Err(error) => return Err(error),

@@ -47,7 +47,13 @@ pub(super) fn take_over(
 }
 
 /// The largest node that begins at `at` and ends before `end`.
-fn whole_node(plan: &ItemPlan<'_>, parent: &Map, chunk: u32, at: u64, end: u64) -> Result<Option<(u8, Option<Child>)>> {
+fn whole_node(
+    plan: &ItemPlan<'_>,
+    parent: &Map,
+    chunk: u32,
+    at: u64,
+    end: u64,
+) -> Result<Option<(u8, Option<Child>)>> {
     for level in (0..limits::LEVEL_MAX).rev() {
         let covered = span(chunk, level);
         if at.is_multiple_of(covered) && at.checked_add(covered).is_some_and(|behind| behind <= end) {

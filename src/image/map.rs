@@ -170,7 +170,12 @@ impl Map {
 
     /// What a map of fixed chunks has for the whole node of `level` that begins at `offset`: a child, or zeros. `None` when this
     /// map has no such node or its own is shorter.
-    pub async fn node_at(&self, engine: &Arc<Engine>, level: u8, offset: u64) -> Result<Option<Option<Child>>> {
+    pub async fn node_at(
+        &self,
+        engine: &Arc<Engine>,
+        level: u8,
+        offset: u64,
+    ) -> Result<Option<Option<Child>>> {
         let Shape::Fixed(chunk) = self.shape()? else { return Ok(None) };
         let full = offset.checked_add(span(chunk, level)).is_some_and(|end| end <= self.len);
         if !full || level >= self.root.level {

@@ -1,1 +1,273 @@
 //! The way out: what was backed up, as bytes.
+//!
+//! offset -> map walk -> chunk cache -> one ranged get for neighbours, shared by all who wait -> open -> cache -> bytes
+//!
+//! [`Image`] answers single reads, for mounts and exports; [`bulk`] streams whole images, for restores; [`compare`] tells
+//! what differs between two. Holes never reach the store.
+//!
+//! **Invariant:** nothing here can write to a repository, and no bytes leave that were not proven by their seal.
+
+mod ahead;
+pub mod bulk;
+pub mod cache;
+mod compare;
+mod engine;
+mod map;
+mod pool;
+
+pub use ahead::Ahead;
+pub use compare::compare;
+pub use engine::Engine;
+pub use map::{Leaf, Map, Piece, Stretch};
+
+use crate::error::{Error, Kind, Result};
+use crate::seal::Verified;
+use bytes::{Bytes, BytesMut};
+use cache::Hint;
+use engine::Wanted;
+use pool::Urgency;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A backed-up volume, seen as bytes.
+#[derive(Clone)]
+pub struct Image {
+    engine: Arc<Engine>,
+    map: Map,
+}
+
+/// A piece of what a read gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes.
+    Bytes(Verified),
+    /// So many zeros, which are stored nowhere.
+    Zeros(u64),
+}
+
+/// A run of an image that is stored, or is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Which bytes.
+    pub range: Range<u64>,
+    /// Whether anything is stored of it; else it reads as zeros.
+    pub data: bool,
+}
+
+/// What a read covers: one entry a chunk or hole.
+struct Plan {
+    pieces: Vec<Piece>,
+}
+
+impl Image {
+    /// An image with this map.
+    pub fn new(engine: Arc<Engine>, map: Map) -> Image {
+        Image { engine, map }
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> u64 {
+        self.map.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.map.len == 0
+    }
+
+    /// Its map.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// The engine that it shares with others.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The bytes, if all of them are in memory. Never waits.
+    pub fn read_now(&self, offset: u64, len: usize) -> Option<Result<Vec<Part>>> {
+        let range = match self.judge(offset, len) {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut parts = Vec::with_capacity(2);
+        let mut at = range.start;
+        while at < range.end {
+            match self.map.stretch_now(&self.engine, at)? {
+                Err(error) => return Some(Err(error)),
+                Ok(Stretch::Hole(hole)) => {
+                    let end = hole.end.min(range.end);
+                    push_zeros(&mut parts, end - at);
+                    at = end;
+                }
+                Ok(Stretch::Leaf(leaf)) => {
+                    for piece in leaf.pieces(at).take_while(|piece| piece.range.start < range.end) {
+                        let end = piece.range.end.min(range.end);
+                        match piece.child {
+                            None => push_zeros(&mut parts, end - at),
+                            Some(child) => {
+                                let chunk = self.engine.chunk_now(child.id, Hint::Demand)?;
+                                parts.push(Part::Bytes(cut(&chunk, &piece, at..end)?));
+                            }
+                        }
+                        at = end;
+                    }
+                }
+            }
+        }
+        Some(Ok(parts))
+    }
+
+    /// The bytes.
+    pub async fn read(&self, offset: u64, len: usize) -> Result<Vec<Part>> {
+        if let Some(now) = self.read_now(offset, len) {
+            return now;
+        }
+        let range = self.judge(offset, len)?;
+        let plan = self.plan(&range).await?;
+        let mut chunks = self.gather(&plan, Urgency::Now, Hint::Demand).await?.into_iter();
+        let mut parts = Vec::with_capacity(plan.pieces.len());
+        for piece in &plan.pieces {
+            let here = piece.range.start.max(range.start)..piece.range.end.min(range.end);
+            match piece.child {
+                None => push_zeros(&mut parts, here.end - here.start),
+                Some(_) => {
+                    let chunk = chunks
+                        .next()
+                        .ok_or_else(|| Error::new(Kind::Corrupt, "a chunk was not answered for"))?;
+                    let bytes = cut(&chunk, piece, here);
+                    parts.push(Part::Bytes(
+                        bytes.ok_or_else(|| Error::new(Kind::Corrupt, "a chunk is too short"))?,
+                    ));
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The bytes, in one piece.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.read(offset, len).await.map(join)
+    }
+
+    /// Has what lies in a range fetched, without waiting for it; forgets errors, which will come again when it is read.
+    pub(crate) async fn prefetch(&self, range: Range<u64>) {
+        if let Ok(plan) = self.plan(&range).await {
+            let missing: Vec<Wanted> =
+                plan.wanted().filter(|one| self.engine.chunk_now(one.id, Hint::Scan).is_none()).collect();
+            drop(self.engine.fetch(&missing, Urgency::Soon, Hint::Scan));
+        }
+    }
+
+    /// The stretch from `offset` on that is stored, or is not, as far as it goes, but no further than `limit`.
+    pub async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
+        let end = limit.min(self.map.len);
+        let mut at = offset;
+        let mut kind = None;
+        while at < end {
+            let (range, data) = match self.map.stretch(&self.engine, at).await? {
+                Stretch::Hole(range) => (range, false),
+                Stretch::Leaf(leaf) => {
+                    let mut pieces = leaf.pieces(at);
+                    let Some(first) = pieces.next() else { break };
+                    let data = first.child.is_some();
+                    let last = pieces.take_while(|piece| piece.child.is_some() == data).last();
+                    (first.range.start..last.unwrap_or(first).range.end, data)
+                }
+            };
+            if kind.is_some_and(|kind| kind != data) {
+                break;
+            }
+            kind = Some(data);
+            at = range.end;
+        }
+        Ok(Extent { range: offset..at.min(end).max(offset), data: kind.unwrap_or(false) })
+    }
+
+    fn judge(&self, offset: u64, len: usize) -> Result<Range<u64>> {
+        let end = offset.checked_add(len as u64).filter(|&end| end <= self.map.len);
+        let words = || format!("read {len} bytes at {offset} of an image of {} bytes", self.map.len);
+        Ok(offset..end.ok_or_else(|| Error::new(Kind::Usage, words()))?)
+    }
+
+    async fn plan(&self, range: &Range<u64>) -> Result<Plan> {
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            match self.map.stretch(&self.engine, at).await? {
+                Stretch::Hole(hole) => {
+                    at = hole.end;
+                    pieces.push(Piece { range: hole, child: None });
+                }
+                Stretch::Leaf(leaf) => {
+                    pieces.extend(leaf.pieces(at).take_while(|piece| piece.range.start < range.end));
+                    at = leaf.range.end;
+                }
+            }
+        }
+        Ok(Plan { pieces })
+    }
+
+    /// All chunks of a plan, in order.
+    async fn gather(&self, plan: &Plan, urgency: Urgency, hint: Hint) -> Result<Vec<Verified>> {
+        let wanted: Vec<Wanted> = plan.wanted().collect();
+        let mut chunks: Vec<Option<Verified>> =
+            wanted.iter().map(|one| self.engine.chunk_now(one.id, hint)).collect();
+        while chunks.iter().any(Option::is_none) {
+            let empty: Vec<usize> = (0..chunks.len()).filter(|&number| chunks[number].is_none()).collect();
+            let missing: Vec<Wanted> = empty.iter().map(|&number| wanted[number]).collect();
+            let waits = self.engine.fetch(&missing, urgency, hint);
+            for (number, wait) in empty.into_iter().zip(waits) {
+                // `None`: whoever fetched it went away; the next round fetches it again.
+                let answer = match wait {
+                    Some(wait) => wait.done().await,
+                    None => None,
+                };
+                if let Some(answer) = answer {
+                    chunks[number] = Some(answer?);
+                }
+            }
+        }
+        Ok(chunks.into_iter().flatten().collect())
+    }
+}
+
+impl Plan {
+    fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
+        self.pieces.iter().filter_map(|piece| {
+            let child = piece.child?;
+            Some(Wanted { id: child.id, place: child.place, len: piece.range.end - piece.range.start })
+        })
+    }
+}
+
+fn cut(chunk: &Verified, piece: &Piece, here: Range<u64>) -> Option<Verified> {
+    let start = usize::try_from(here.start - piece.range.start).ok()?;
+    let end = usize::try_from(here.end - piece.range.start).ok()?;
+    (end <= chunk.len()).then(|| chunk.slice(start..end))
+}
+
+fn push_zeros(parts: &mut Vec<Part>, len: u64) {
+    match parts.last_mut() {
+        Some(Part::Zeros(before)) => *before += len,
+        _ => parts.push(Part::Zeros(len)),
+    }
+}
+
+/// Parts as one run of bytes; a single part is not copied.
+pub fn join(mut parts: Vec<Part>) -> Bytes {
+    if let [Part::Bytes(_)] = parts.as_slice() {
+        if let Some(Part::Bytes(only)) = parts.pop() {
+            return only.into_bytes();
+        }
+    }
+    let mut all = BytesMut::new();
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) => all.extend_from_slice(&bytes),
+            Part::Zeros(len) => all.resize(all.len() + len as usize, 0),
+        }
+    }
+    all.freeze()
+}

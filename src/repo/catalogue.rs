@@ -89,7 +89,11 @@ impl Repository {
         record.context(|| format!("read the record of backup {id}"))
     }
 
-    async fn read_records(&self, ids: Vec<BackupId>, copies: Option<&State>) -> Vec<(BackupId, Result<Record>)> {
+    async fn read_records(
+        &self,
+        ids: Vec<BackupId>,
+        copies: Option<&State>,
+    ) -> Vec<(BackupId, Result<Record>)> {
         let mut read = Vec::with_capacity(ids.len());
         for some in ids.chunks(AT_ONCE) {
             let futures = some.iter().map(|&id| async move { (id, self.record_bytes(id, copies).await) });

@@ -38,7 +38,9 @@ impl Repository {
         let in_bounds = place.len <= limits::SEALED_LEN_MAX && place.end() <= limits::PACK_LEN_MAX.into();
         if !in_bounds {
             let found = place.end();
-            return Err(Corrupt::Limit { what: "end of a chunk", found, limit: limits::PACK_LEN_MAX.into() }.into());
+            return Err(
+                Corrupt::Limit { what: "end of a chunk", found, limit: limits::PACK_LEN_MAX.into() }.into()
+            );
         }
         let sealed = self.get_sealed(place.pack, place.offset.into()..place.end()).await?;
         self.open_chunk(kind, id, place, &sealed)
@@ -65,7 +67,8 @@ impl Repository {
 
     async fn places(&self, id: ChunkId) -> Vec<Place> {
         let Ok(index) = self.index().await else { return Vec::new() };
-        let place = |row: super::segments::Row| Place { pack: PackId(row.pack), offset: row.offset, len: row.len };
+        let place =
+            |row: super::segments::Row| Place { pack: PackId(row.pack), offset: row.offset, len: row.len };
         index.lookup(&id.0).into_iter().map(place).collect()
     }
 

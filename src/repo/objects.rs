@@ -35,7 +35,8 @@ impl Repository {
     pub(super) async fn get_object(&self, kind: SealKind, id: ObjectId) -> Result<Vec<Verified>> {
         let name = names::object(kind, id)?;
         let bytes = self.store.get_whole(&name, limits::OBJECT_LEN_MAX.into()).await;
-        self.open_object(kind, id, &bytes.context(|| format!("read {name}"))?).context(|| format!("read {name}"))
+        self.open_object(kind, id, &bytes.context(|| format!("read {name}"))?)
+            .context(|| format!("read {name}"))
     }
 
     /// The parts of an object whose bytes are here.

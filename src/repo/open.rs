@@ -150,8 +150,11 @@ impl Repository {
         };
         let others = slots.iter().filter(|other| other.damage.is_none() && other.id != slot.id);
         if others.count() == 0 {
-            return Err(Error::new(Kind::Refused, "remove the last key slot: nothing would open the repository")
-                .hint("add another one first: afterimage key add"));
+            return Err(Error::new(
+                Kind::Refused,
+                "remove the last key slot: nothing would open the repository",
+            )
+            .hint("add another one first: afterimage key add"));
         }
         let id = ObjectId::parse(&slot.id)?;
         self.store.delete(&names::slot(id)?).await?;

@@ -104,7 +104,12 @@ impl PackWriter {
         let table = pack::table(&open.rows);
         let what = Sealed::Table(open.id.into());
         let table_at = u64::from(open.len);
-        let sealed = Seal::new(crate::seal::LEVEL_DEFAULT)?.seal(&self.repository.keys, Under::Pack(open.id), what, &table)?;
+        let sealed = Seal::new(crate::seal::LEVEL_DEFAULT)?.seal(
+            &self.repository.keys,
+            Under::Pack(open.id),
+            what,
+            &table,
+        )?;
         let table_len = u32::try_from(sealed.len()).unwrap_or(u32::MAX);
         open.push(sealed);
         open.push(pack::trailer(table_at, table_len, u32::try_from(open.rows.len()).unwrap_or(u32::MAX)));
@@ -131,7 +136,8 @@ impl PackWriter {
     fn await_oldest(&mut self) -> Result<()> {
         let Some(upload) = self.uploads.pop_front() else { return Ok(()) };
         let done = self.runtime.block_on(upload);
-        let done = done.map_err(|error| Error::new(Kind::Unreachable, "an upload ended").caused_by(error))??;
+        let done =
+            done.map_err(|error| Error::new(Kind::Unreachable, "an upload ended").caused_by(error))??;
         self.stored += done.pack_len;
         self.durable.push(done);
         Ok(())
@@ -196,7 +202,9 @@ impl Repository {
             let trailer = pack::parse_trailer(&tail[trailer_at..], pack_len)?;
             let sealed = match trailer.table_offset.checked_sub(tail_at) {
                 Some(at) => tail.slice(at as usize..trailer_at),
-                None => self.store.get(&name, trailer.table_offset..pack_len - u64::from(TRAILER_LEN)).await?,
+                None => {
+                    self.store.get(&name, trailer.table_offset..pack_len - u64::from(TRAILER_LEN)).await?
+                }
             };
             self.open_table(id, &trailer, &sealed)
         };

@@ -175,7 +175,9 @@ impl Repository {
         }
         let bytes = record.write()?;
         if bytes.len() > limits::RECORD_LEN_MAX as usize {
-            return Err(Error::new(Kind::Refused, "the record is longer than 4 MiB").hint("give less --metadata"));
+            return Err(
+                Error::new(Kind::Refused, "the record is longer than 4 MiB").hint("give less --metadata")
+            );
         }
         let _len = self.put_object(SealKind::Record, record.id.into(), &[bytes]).await?;
         Ok(())

@@ -16,7 +16,7 @@ mod sealer;
 mod unlock;
 
 pub use keys::{Keys, MasterKey, Under};
-pub use sealer::{Seal, Sealed, Verified, open, open_into};
+pub use sealer::{Seal, Sealed, Verified, open, open_exact, open_into};
 pub use unlock::{Ask, Password, add_slot, new_lock, open_slot};
 
 /// The level of compression of a repository that was not told another.

@@ -87,6 +87,13 @@ impl std::ops::Deref for Verified {
     }
 }
 
+impl Verified {
+    /// A part of the bytes; within bounds, as a slice's.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Verified {
+        Verified(self.0.slice(range))
+    }
+}
+
 /// Content is not for logs.
 impl std::fmt::Debug for Verified {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -197,15 +204,35 @@ pub fn open(keys: &Keys, under: Under, what: Sealed, sealed: &[u8]) -> Result<Ve
     Ok(Verified(Bytes::from(plain)))
 }
 
-/// Opens sealed bytes into an empty buffer whose memory is used again.
+/// Opens sealed bytes into a buffer whose memory is used again; what was in it is gone.
 pub fn open_into(keys: &Keys, under: Under, what: Sealed, sealed: &[u8], plain: &mut Vec<u8>) -> Result<()> {
-    let key = keys.seal_key(under);
+    plain.clear();
+    with_opener(|opener| {
+        let (method, len) = opener.decrypt(&keys.seal_key(under), aad(keys, what), sealed)?;
+        // Only now is anything allocated for it; the room bounds what a frame may inflate to.
+        plain.resize(len, 0);
+        opener.inflate(method, plain).inspect_err(|_| plain.clear())
+    })
+}
+
+/// Opens sealed bytes to where they belong: exactly as many as `plain` has.
+pub fn open_exact(keys: &Keys, under: Under, what: Sealed, sealed: &[u8], plain: &mut [u8]) -> Result<()> {
+    with_opener(|opener| {
+        let (method, len) = opener.decrypt(&keys.seal_key(under), aad(keys, what), sealed)?;
+        if len != plain.len() {
+            return Err(Corrupt::Length { found: len as u64, wanted: plain.len() as u64 });
+        }
+        opener.inflate(method, plain)
+    })
+}
+
+fn with_opener(work: impl FnOnce(&mut Opener) -> Result<(), Corrupt>) -> Result<()> {
     OPENER.with_borrow_mut(|opener| {
         let opener = match opener {
             Some(opener) => opener,
             none => none.insert(Opener::new()?),
         };
-        Ok(opener.open(&key, aad(keys, what), sealed, plain)?)
+        Ok(work(opener)?)
     })
 }
 
@@ -216,13 +243,13 @@ impl Opener {
         Ok(Opener { decompressor, decrypted: Vec::new() })
     }
 
-    fn open(
+    /// Proves and decrypts; what follows is bounded by the length that was announced, and that by its limit.
+    fn decrypt(
         &mut self,
         key: &LessSafeKey,
         aad: Aad<[u8; 57]>,
         sealed: &[u8],
-        plain: &mut Vec<u8>,
-    ) -> Result<(), Corrupt> {
+    ) -> Result<(u8, usize), Corrupt> {
         if sealed.len() < limits::SEAL_OVERHEAD as usize || sealed.len() > limits::SEALED_LEN_MAX as usize {
             return Err(Corrupt::Short);
         }
@@ -231,24 +258,24 @@ impl Opener {
         self.decrypted.resize(body.len(), 0);
         key.open_separate_gather(Nonce::assume_unique_for_key(*nonce), aad, body, tag, &mut self.decrypted)
             .map_err(|_| Corrupt::Tag)?;
-        let (head, body) = self.decrypted.split_first_chunk::<HEAD_LEN>().ok_or(Corrupt::Short)?;
-        let [method, a, b, c, d] = *head;
+        let [method, a, b, c, d] = *self.decrypted.first_chunk::<HEAD_LEN>().ok_or(Corrupt::Short)?;
         let len = u32::from_le_bytes([a, b, c, d]);
         if len > limits::CHUNK_LEN_MAX {
             let (found, limit) = (len.into(), limits::CHUNK_LEN_MAX.into());
             return Err(Corrupt::Limit { what: "length of a chunk", found, limit });
         }
-        plain.clear();
+        Ok((method, len as usize))
+    }
+
+    fn inflate(&mut self, method: u8, plain: &mut [u8]) -> Result<(), Corrupt> {
+        let body = &self.decrypted[HEAD_LEN..];
         match method {
-            PLAIN if body.len() == len as usize => plain.extend_from_slice(body),
-            PLAIN => return Err(Corrupt::Length { found: body.len() as u64, wanted: len.into() }),
+            PLAIN if body.len() == plain.len() => plain.copy_from_slice(body),
+            PLAIN => return Err(Corrupt::Length { found: body.len() as u64, wanted: plain.len() as u64 }),
             ZSTD => {
-                plain.reserve_exact(len as usize);
-                // The buffer's room bounds what a frame may inflate to; spare room from an earlier use is caught by the length.
                 let done = self.decompressor.decompress_to_buffer(body, plain);
-                if done.ok() != Some(len as usize) {
-                    plain.clear();
-                    return Err(Corrupt::Inflate { wanted: len.into() });
+                if done.ok() != Some(plain.len()) {
+                    return Err(Corrupt::Inflate { wanted: plain.len() as u64 });
                 }
             }
             found => return Err(Corrupt::Method { found }),

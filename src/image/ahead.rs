@@ -1,0 +1,123 @@
+//! Reading ahead: one for each open handle. It proves a reader sequential before it spends anything on it.
+
+use super::Image;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// What a reader who just proved sequential gets.
+const WINDOW_MIN: u64 = 1 << 20;
+/// What one who went on long gets, if the budget has it.
+const WINDOW_MAX: u64 = 32 << 20;
+/// A read that begins so near to where the last one ended still belongs to the stream: kernels read out of order.
+const SLACK: u64 = 1 << 20;
+/// Reads of a stream before it is one.
+const PROOF: u32 = 2;
+
+/// What one handle has read and what was fetched for it.
+#[derive(Debug, Default)]
+pub struct Ahead(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    in_order: u32,
+    window: u64,
+    fetched: u64,
+}
+
+impl Ahead {
+    /// A handle that has read nothing.
+    pub fn new() -> Ahead {
+        Ahead::default()
+    }
+
+    /// A read was asked for: has what will come fetched, if the reader is sequential. Never waits.
+    pub fn note(&self, image: &Image, offset: u64, len: u64) {
+        let window_max = (image.engine().memory() / 8).clamp(WINDOW_MIN, WINDOW_MAX);
+        let range =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).note(offset, len, window_max, image.len());
+        if let Some(range) = range {
+            let image = image.clone();
+            let runtime = image.engine().runtime().clone();
+            drop(runtime.spawn(async move { image.prefetch(range).await }));
+        }
+    }
+}
+
+impl State {
+    /// What to fetch now.
+    fn note(&mut self, offset: u64, len: u64, window_max: u64, image_len: u64) -> Option<Range<u64>> {
+        let end = offset.saturating_add(len);
+        let belongs = offset.abs_diff(self.next) <= SLACK;
+        if !belongs {
+            *self = State { next: end, ..State::default() };
+            return None;
+        }
+        self.next = self.next.max(end);
+        self.in_order = self.in_order.saturating_add(1);
+        if self.in_order < PROOF {
+            return None;
+        }
+        let ahead = self.fetched.saturating_sub(self.next);
+        // Half of the window is still to come: fetching in larger steps costs fewer gets.
+        if ahead > self.window / 2 && self.window > 0 {
+            return None;
+        }
+        self.window = (self.window * 2).clamp(WINDOW_MIN, window_max);
+        let start = self.fetched.max(self.next);
+        let target = self.next.saturating_add(self.window).min(image_len);
+        self.fetched = self.fetched.max(target);
+        (start < target).then_some(start..target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 1 << 40;
+
+    #[test]
+    fn a_sequential_reader_gets_a_growing_window_and_nothing_twice() {
+        let mut state = State::default();
+        let mut fetched = 0;
+        for read in 0..1000u64 {
+            if let Some(range) = state.note(read * 131_072, 131_072, WINDOW_MAX, LEN) {
+                assert!(range.start >= fetched, "fetched twice: {range:?}");
+                fetched = range.end;
+            }
+            assert!(
+                read < PROOF.into() || fetched > (read + 1) * 131_072,
+                "read {read} had nothing fetched for it"
+            );
+        }
+        assert_eq!(state.window, WINDOW_MAX);
+    }
+
+    #[test]
+    fn a_random_reader_gets_nothing() {
+        let mut state = State::default();
+        let mut at = 1u64;
+        for _ in 0..1000 {
+            at = at.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            assert_eq!(state.note((at >> 8) % LEN, 4096, WINDOW_MAX, LEN), None);
+        }
+    }
+
+    #[test]
+    fn reads_that_overtake_each_other_are_still_a_stream() {
+        let mut state = State::default();
+        let offsets = [0u64, 2, 1, 3, 5, 4, 7, 6];
+        let some = offsets.iter().filter_map(|at| state.note(at * 131_072, 131_072, WINDOW_MAX, LEN)).count();
+        assert!(some > 0);
+    }
+
+    #[test]
+    fn nothing_is_fetched_behind_the_end() {
+        let mut state = State::default();
+        let ranges = (0..8)
+            .filter_map(|read| state.note(read * 131_072, 131_072, WINDOW_MAX, 1 << 20))
+            .collect::<Vec<_>>();
+        assert!(!ranges.is_empty() && ranges.iter().all(|range| range.end <= 1 << 20), "{ranges:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! What all images of a process share: the caches, the fetches under way, the threads that open chunks; within one budget.
+
+use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
+use super::map::fetch_node;
+use super::pool::{Pool, Urgency};
+use crate::error::{Error, Kind, Result};
+use crate::format::node::Node;
+use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
+use crate::repo::Repository;
+use crate::seal::Verified;
+use bytes::Bytes;
+use lru::LruCache;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// One get fetches neighbours up to so many sealed bytes; more would leave other threads without work.
+const GROUP_LEN_MAX: u64 = 512 * 1024;
+/// Neighbours with no more than this between them are fetched together.
+const GAP_MAX: u64 = 16 * 1024;
+/// For how long a chunk that could not be found is not searched for again.
+const LOST_FOR: Duration = Duration::from_secs(30);
+const LOST_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
+
+/// A chunk that somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) id: ChunkId,
+    pub(super) place: Place,
+    pub(super) len: u64,
+}
+
+type Fetched = Result<Verified>;
+
+/// The shared engine.
+pub struct Engine {
+    repository: Arc<Repository>,
+    runtime: Handle,
+    memory: u64,
+    chunks: ChunkCache<ChunkId, Verified>,
+    nodes: ChunkCache<ChunkId, Arc<Node>>,
+    chunk_flights: Flights<ChunkId, Fetched>,
+    node_flights: Flights<ChunkId, Result<Arc<Node>>>,
+    lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
+    pool: Pool,
+}
+
+impl Engine {
+    /// An engine that keeps within `memory` bytes: an eighth for nodes, five for chunks, the rest for what is under way.
+    pub fn new(repository: Arc<Repository>, runtime: Handle, memory: u64) -> Result<Arc<Engine>> {
+        let part = |eighths: u64| usize::try_from(memory / 8 * eighths).unwrap_or(usize::MAX);
+        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        // Twice as many threads as cores: some wait for a disk while others open what came.
+        let pool =
+            Pool::new(cores * 2).map_err(|error| Error::io("start the threads that open chunks", error))?;
+        Ok(Arc::new(Engine {
+            repository,
+            runtime,
+            memory,
+            chunks: ChunkCache::new(part(5)),
+            nodes: ChunkCache::new(part(1)),
+            chunk_flights: Flights::new(),
+            node_flights: Flights::new(),
+            lost: Mutex::new(LruCache::new(LOST_MAX)),
+            pool,
+        }))
+    }
+
+    /// Whose chunks they are.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// What waits for its stores.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The budget.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// What the chunk cache did.
+    pub fn chunk_counts(&self) -> Counts {
+        self.chunks.counts()
+    }
+
+    /// A node, if it is here.
+    pub(super) fn node_now(&self, id: ChunkId) -> Option<Arc<Node>> {
+        self.nodes.get(&id, Hint::Demand)
+    }
+
+    /// A node.
+    pub(super) async fn node(&self, id: ChunkId, place: Place) -> Result<Arc<Node>> {
+        if let Some(node) = self.node_now(id) {
+            return Ok(node);
+        }
+        let fetch = async || {
+            if let Some(node) = self.node_now(id) {
+                return Ok(node);
+            }
+            self.not_lost(id)?;
+            let node = fetch_node(self, id, place).await.inspect_err(|error| self.lose(id, error))?;
+            let weight =
+                node.entries.len() * std::mem::size_of_val(&node.entries[..1.min(node.entries.len())]) + 64;
+            self.nodes.insert(id, Arc::clone(&node), weight, Hint::Demand);
+            Ok(node)
+        };
+        self.node_flights.run(id, fetch).await
+    }
+
+    /// A chunk, if it is here.
+    pub(super) fn chunk_now(&self, id: ChunkId, hint: Hint) -> Option<Verified> {
+        self.chunks.get(&id, hint)
+    }
+
+    /// Has the chunks fetched that nobody fetches yet, neighbours together; ways to wait for each.
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        wanted: &[Wanted],
+        urgency: Urgency,
+        hint: Hint,
+    ) -> Vec<Option<Wait<Fetched>>> {
+        let mut group: Vec<(Lead<ChunkId, Fetched>, Wanted)> = Vec::new();
+        let mut waits = Vec::with_capacity(wanted.len());
+        for one in wanted {
+            let wait = match self.chunk_flights.join(one.id) {
+                Flight::Wait(wait) => Some(wait),
+                Flight::Lead(lead) => {
+                    if group.last().is_some_and(|(_, before)| !goes_with(&group[0].1, before, one)) {
+                        self.submit(std::mem::take(&mut group), urgency, hint);
+                    }
+                    group.push((lead, *one));
+                    // The lead is in our hands, so joining again is waiting for it.
+                    match self.chunk_flights.join(one.id) {
+                        Flight::Wait(wait) => Some(wait),
+                        Flight::Lead(_) => None,
+                    }
+                }
+            };
+            waits.push(wait);
+        }
+        self.submit(group, urgency, hint);
+        waits
+    }
+
+    fn submit(self: &Arc<Self>, group: Vec<(Lead<ChunkId, Fetched>, Wanted)>, urgency: Urgency, hint: Hint) {
+        if !group.is_empty() {
+            let engine = Arc::clone(self);
+            self.pool.submit(urgency, Box::new(move || engine.fetch_group(group, urgency, hint)));
+        }
+    }
+
+    /// On a thread of the pool. A store that answers at once (a local one does) is answered for here and now; another one is
+    /// waited for by the runtime, and its answer comes back to the pool.
+    fn fetch_group(
+        self: Arc<Self>,
+        group: Vec<(Lead<ChunkId, Fetched>, Wanted)>,
+        urgency: Urgency,
+        hint: Hint,
+    ) {
+        let mut missing = Vec::with_capacity(group.len());
+        for (lead, wanted) in group {
+            match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
+            {
+                Some(answer) => drop(lead.finish(answer)),
+                None => missing.push((lead, wanted)),
+            }
+        }
+        let (Some((_, first)), Some((_, last))) = (missing.first(), missing.last()) else { return };
+        let (start, range) = (first.place.offset, first.place.offset.into()..last.place.end());
+        let (repository, pack) = (Arc::clone(&self.repository), first.place.pack);
+        let mut get = Box::pin(async move { repository.get_sealed(pack, range).await });
+        let runtime = self.runtime.clone();
+        let entered = runtime.enter();
+        let now = get.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        drop(entered);
+        match now {
+            Poll::Ready(answer) => self.open_group(missing, start, answer, hint),
+            Poll::Pending => drop(runtime.spawn(async move {
+                let answer = get.await;
+                let engine = Arc::clone(&self);
+                self.pool.submit(urgency, Box::new(move || engine.open_group(missing, start, answer, hint)));
+            })),
+        }
+    }
+
+    fn open_group(
+        self: &Arc<Self>,
+        group: Vec<(Lead<ChunkId, Fetched>, Wanted)>,
+        start: u32,
+        answer: Result<Bytes>,
+        hint: Hint,
+    ) {
+        for (lead, wanted) in group {
+            let opened = match &answer {
+                Ok(bytes) => {
+                    let at = (wanted.place.offset - start) as usize;
+                    let sealed = &bytes[at..at + wanted.place.len as usize];
+                    self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, sealed)
+                }
+                Err(error) => Err(error.clone()),
+            };
+            match opened {
+                Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {
+                    let engine = Arc::clone(self);
+                    drop(self.runtime.spawn(async move {
+                        let found = engine.repository.chunk(SealKind::Data, wanted.id, wanted.place).await;
+                        engine.finish(lead, &wanted, found, hint);
+                    }));
+                }
+                opened => self.finish(lead, &wanted, opened, hint),
+            }
+        }
+    }
+
+    fn finish(&self, lead: Lead<ChunkId, Fetched>, wanted: &Wanted, opened: Fetched, hint: Hint) {
+        let judged = opened.and_then(|chunk| match chunk.len() as u64 == wanted.len {
+            true => Ok(chunk),
+            false => Err(Corrupt::Length { found: chunk.len() as u64, wanted: wanted.len }.into()),
+        });
+        match &judged {
+            Ok(chunk) => self.chunks.insert(wanted.id, chunk.clone(), chunk.len(), hint),
+            Err(error) => self.lose(wanted.id, error),
+        }
+        drop(lead.finish(judged));
+    }
+
+    /// Remembers for a while that a chunk can't be had, and says so once.
+    fn lose(&self, id: ChunkId, error: &Error) {
+        if error.kind() == Kind::Corrupt {
+            tracing::error!("{error}");
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let _before = lost.put(id, (Instant::now(), error.clone()));
+        }
+    }
+
+    fn not_lost(&self, id: ChunkId) -> Result<()> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match lost.get(&id) {
+            Some((since, error)) if since.elapsed() < LOST_FOR => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether `next` can be fetched with the group that begins with `first` and ends with `last`.
+fn goes_with(first: &Wanted, last: &Wanted, next: &Wanted) -> bool {
+    let gap = u64::from(next.place.offset).checked_sub(last.place.end());
+    next.place.pack == first.place.pack
+        && gap.is_some_and(|gap| gap <= GAP_MAX)
+        && next.place.end() - u64::from(first.place.offset) <= GROUP_LEN_MAX
+}
