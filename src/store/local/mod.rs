@@ -5,11 +5,16 @@
 //!
 //! **Invariant:** nothing here replaces or changes a published file, follows a link, or asks a failed sync again.
 
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod list;
 mod publish;
 mod read;
 mod real;
+pub mod sim;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use super::dice::Dice;
