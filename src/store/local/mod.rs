@@ -5,23 +5,27 @@
 //!
 //! **Invariant:** nothing here replaces or changes a published file, follows a link, or asks a failed sync again.
 
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod list;
 mod publish;
 mod read;
 mod real;
+pub mod sim;
+#[cfg(test)]
+mod tests;
 mod words;
 
+use super::dice::Dice;
 use super::{Body, Fut, Listed, Name, Stat, Store};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use disk::{Folder, Identity};
 use read::OpenObjects;
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +44,8 @@ struct Directory {
     durable_folders: Mutex<HashSet<String>>,
     /// The first sync that failed.
     poison: OnceLock<String>,
-    temps: TempNumbers,
+    /// Names temps: no two writers are likely to share one, and one that is taken is passed over.
+    temps: Dice,
 }
 
 impl LocalStore {
@@ -75,7 +80,7 @@ impl LocalStore {
             open: OpenObjects::new(),
             durable_folders: Mutex::new(HashSet::new()),
             poison: OnceLock::new(),
-            temps: TempNumbers::new(),
+            temps: Dice::new(),
         })))
     }
 
@@ -149,22 +154,6 @@ impl Directory {
             )
             .hint("give a new or empty directory")),
         }
-    }
-}
-
-/// Numbers for the names of temps that no two writers are likely to share; a name that is taken is passed over anyway.
-struct TempNumbers {
-    seed: RandomState,
-    next: AtomicU64,
-}
-
-impl TempNumbers {
-    fn new() -> TempNumbers {
-        TempNumbers { seed: RandomState::new(), next: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> u64 {
-        self.seed.hash_one(self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
 

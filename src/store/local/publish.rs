@@ -112,7 +112,7 @@ impl Directory {
 
     fn new_temp(&self, folder: &Arc<dyn Folder>) -> rustix::io::Result<(Temp, Box<dyn File>)> {
         loop {
-            let name = format!("{TEMP}{:016x}", self.temps.next());
+            let name = format!("{TEMP}{:016x}", self.temps.roll());
             match folder.create(&name) {
                 Ok(file) => return Ok((Temp { folder: folder.clone(), name, kept: false }, file)),
                 Err(Errno::EXIST | Errno::INTR) => {}

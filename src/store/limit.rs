@@ -1,0 +1,99 @@
+//! Restraint: so many calls at a time, so many bytes a second. Who comes too early waits in line.
+
+use super::{AnyStore, Body, Fut, Listed, Name, Stat, Store};
+use crate::error::Result;
+use bytes::Bytes;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// A store that is not asked too much at once.
+pub struct Limit {
+    inner: AnyStore,
+    calls: Semaphore,
+    pace: Option<Pace>,
+}
+
+impl Limit {
+    /// `inner`, with at most `calls_max` calls under way, which move at most `bytes_per_sec` on average, if that is given.
+    pub fn new(inner: AnyStore, calls_max: usize, bytes_per_sec: Option<u64>) -> Limit {
+        Limit { inner, calls: Semaphore::new(calls_max.max(1)), pace: bytes_per_sec.map(Pace::new) }
+    }
+
+    async fn within<T>(&self, len: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
+        // Nobody closes it, so this cannot fail; were it closed, the call would go through unrestrained.
+        let _turn = self.calls.acquire().await;
+        self.spend(len).await;
+        call.await
+    }
+
+    async fn spend(&self, len: u64) {
+        if let Some(pace) = &self.pace {
+            pace.spend(len).await;
+        }
+    }
+}
+
+/// Bytes that may move, by the second. A call starts when all before it could have moved theirs.
+struct Pace {
+    bytes_per_sec: u64,
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    fn new(bytes_per_sec: u64) -> Pace {
+        Pace { bytes_per_sec: bytes_per_sec.max(1), free_at: Mutex::new(None) }
+    }
+
+    async fn spend(&self, len: u64) {
+        let now = Instant::now();
+        let start = {
+            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let start = free_at.map_or(now, |free_at| free_at.max(now));
+            *free_at = Some(start + Duration::from_secs_f64(len as f64 / self.bytes_per_sec as f64));
+            start
+        };
+        if start > now {
+            tokio::time::sleep_until(start).await;
+        }
+    }
+}
+
+impl Store for Limit {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
+        let len = range.end.saturating_sub(range.start);
+        Box::pin(self.within(len, self.inner.get(name, range)))
+    }
+
+    /// How long the object is shows afterwards; those behind it wait for its bytes.
+    fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
+        Box::pin(self.within(0, async move {
+            let bytes = self.inner.get_whole(name, len_max).await?;
+            self.spend(bytes.len() as u64).await;
+            Ok(bytes)
+        }))
+    }
+
+    fn stat<'a>(&'a self, name: &'a Name) -> Fut<'a, Stat> {
+        Box::pin(self.within(0, self.inner.stat(name)))
+    }
+
+    fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
+        Box::pin(self.within(body.len(), self.inner.put(name, body)))
+    }
+
+    fn list<'a>(&'a self, under: &'a str, after: Option<&'a Name>) -> Fut<'a, Vec<Listed>> {
+        Box::pin(self.within(0, self.inner.list(under, after)))
+    }
+
+    fn delete<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        Box::pin(self.within(0, self.inner.delete(name)))
+    }
+}
