@@ -3,5 +3,6 @@
 //! The rooms and what may import what are described in `ARCHITECTURE.md` beside this file.
 
 pub mod error;
+pub mod restore;
 pub mod source;
 pub mod store;
