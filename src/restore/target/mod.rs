@@ -12,6 +12,8 @@ pub mod judge;
 mod local;
 pub mod open;
 pub mod progress;
+#[cfg(test)]
+mod tests;
 
 pub use facts::{Facts, Guarded};
 pub use judge::{Refusal, Verdict, Wish};
