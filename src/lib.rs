@@ -9,6 +9,7 @@ pub mod format;
 pub mod image;
 pub mod progress;
 pub mod repo;
+pub mod restore;
 pub mod seal;
 pub mod source;
 pub mod store;

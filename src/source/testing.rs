@@ -45,11 +45,18 @@ pub(crate) struct Loop {
 
 impl Loop {
     pub(crate) fn on(file: &Path, sector: u32) -> Option<Loop> {
+        Loop::with(file, &format!("--sector-size={sector}"))
+    }
+
+    pub(crate) fn read_only(file: &Path) -> Option<Loop> {
+        Loop::with(file, "--read-only")
+    }
+
+    fn with(file: &Path, option: &str) -> Option<Loop> {
         if !rustix::process::geteuid().is_root() {
             return skipped("loop devices need root");
         }
-        let sector = format!("--sector-size={sector}");
-        let Some(path) = tool("losetup", &["--find", "--show", &sector, &file.to_string_lossy()]) else {
+        let Some(path) = tool("losetup", &["--find", "--show", option, &file.to_string_lossy()]) else {
             return skipped("no loop device can be had");
         };
         let keeps_it = File::open(&path).expect("open the loop device");
