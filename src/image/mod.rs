@@ -1,1 +1,3 @@
 //! The way out: what was backed up, as bytes.
+
+pub mod cache;
