@@ -8,6 +8,7 @@
 
 pub(crate) mod images;
 pub(crate) mod random;
+pub(crate) mod sweep;
 pub(crate) mod tracer;
 
 use serde_json::Value;
@@ -78,6 +79,11 @@ impl Sandbox {
         let home =
             tempfile::Builder::new().prefix("home-").tempdir_in(self.dir.path()).expect("make a home").keep();
         Sandbox { dir: self.dir.clone(), home }
+    }
+
+    /// The same files seen by a machine with that home.
+    pub(crate) fn other_host_at(&self, home: &Path) -> Sandbox {
+        Sandbox { dir: self.dir.clone(), home: home.to_path_buf() }
     }
 
     /// The sandbox's own directory.

@@ -181,7 +181,7 @@ impl<'f, 'a> Session<'f, 'a> {
     }
 
     fn gone(&mut self, pid: Pid, raw: i32) -> Option<ExitStatus> {
-        drop(self.inside.remove(&pid));
+        let _ = self.inside.remove(&pid);
         (pid == self.main).then(|| ExitStatus::from_raw(raw))
     }
 
@@ -189,7 +189,7 @@ impl<'f, 'a> Session<'f, 'a> {
         match self.inside.remove(&pid) {
             None => {
                 let fails_with = self.entering(pid);
-                drop(self.inside.insert(pid, Inside { fails_with }));
+                let _ = self.inside.insert(pid, Inside { fails_with });
             }
             Some(Inside { fails_with: Some(errno) }) => answer(pid, errno),
             Some(Inside { fails_with: None }) => {}

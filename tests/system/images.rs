@@ -1,13 +1,13 @@
 //! Images of every shape go in and come out byte-equal, by `cat` and by `restore`; what is the same is stored once.
 
 use crate::common::images::{
-    GIB, KIB, MIB, TIB, allocated, assert_same_bytes, can_hold, digest, digest_of, file, mixed, overwrite, partitioned_disk, sparse,
+    GIB, KIB, MIB, TIB, allocated, assert_same_bytes, can_hold, digest, digest_of, file, mixed, overwrite,
+    partitioned_disk, sparse,
 };
 use crate::common::random::Random;
 use crate::common::{Record, Sandbox, bytes_under, run, skipped};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -69,7 +69,12 @@ fn holes_stay_holes_on_the_way_out() {
     let out = sand.at("out.img");
     let _ = sand.done(&["restore", "web01", &out]);
     assert_eq!(digest(&out), digest(&image));
-    assert!(allocated(&out) <= allocated(&image) + 2 * 128 * KIB, "{} instead of {}", allocated(&out), allocated(&image));
+    assert!(
+        allocated(&out) <= allocated(&image) + 2 * 128 * KIB,
+        "{} instead of {}",
+        allocated(&out),
+        allocated(&image)
+    );
     let told = record.item(0, "allocated").as_u64().expect("allocated");
     assert!((MIB / 2..4 * MIB).contains(&told), "{told} of a sparse image are said to be allocated");
 }
@@ -90,7 +95,8 @@ fn zeroes_cost_nothing_whether_written_or_not() {
 #[test]
 fn an_image_of_64_tib_costs_what_it_holds() {
     let len = 64 * TIB;
-    let Some(place) = [Path::new("/dev/shm"), &std::env::temp_dir()].into_iter().find(|dir| can_hold(dir, len)) else {
+    let places = ["/dev/shm".into(), std::env::temp_dir()];
+    let Some(place) = places.iter().find(|dir| can_hold(dir, len)) else {
         return skipped("no file system here that keeps a file of 64 TiB");
     };
     let sand = Sandbox::under(place);
@@ -191,7 +197,8 @@ fn several_sources_make_one_backup_of_several_items() {
     let (root, data) = (mixed(20, 3 * MIB), mixed(21, MIB + 1));
     let (first, second) = (file(&sand, "root.raw", &root), file(&sand, "data.raw", &data));
     let record = sand.backup("vm", &[&first, &second]);
-    let names: Vec<_> = record.0["items"].as_array().expect("items").iter().map(|item| item["name"].clone()).collect();
+    let names: Vec<_> =
+        record.0["items"].as_array().expect("items").iter().map(|item| item["name"].clone()).collect();
     assert_eq!(names, ["root.raw", "data.raw"]);
     assert_same_bytes(&sand.cat("vm/root.raw"), &root, "first item");
     assert_same_bytes(&sand.cat("vm/data.raw"), &data, "second item");
@@ -261,8 +268,14 @@ fn cat_gives_any_range_and_refuses_none() {
     for _ in 0..25 {
         let offset = random.below(len);
         let length = random.below(len - offset);
-        let got = sand.done(&["cat", "web01", "--offset", &offset.to_string(), "--length", &length.to_string()]).stdout;
-        assert_same_bytes(&got, &bytes[offset as usize..(offset + length) as usize], &format!("{length} at {offset}"));
+        let got = sand
+            .done(&["cat", "web01", "--offset", &offset.to_string(), "--length", &length.to_string()])
+            .stdout;
+        assert_same_bytes(
+            &got,
+            &bytes[offset as usize..(offset + length) as usize],
+            &format!("{length} at {offset}"),
+        );
     }
     let tail = sand.done(&["cat", "web01", "--offset", "1M"]).stdout;
     assert_same_bytes(&tail, &bytes[MIB as usize..], "the rest behind an offset");

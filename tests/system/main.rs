@@ -5,4 +5,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_luck;
+mod damage;
 mod harness;
+mod images;
+mod keys;
+mod kill;
+mod records;
+mod restore;
+mod usage;

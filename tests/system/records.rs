@@ -27,9 +27,16 @@ fn a_record_has_every_key_of_the_contract() {
     let sand = Sandbox::with_repo();
     let image = file(&sand, "disk.img", &mixed(1, 300_000));
     let facts = file(&sand, "facts.json", br#"{"volume_id": "6f2a", "size": 1, "nested": {"a": [1, 2]}}"#);
-    let made = sand.backup_with("web01", &[&image], &["--tag", "site=a", "--tag", "tier=gold", "--metadata", &facts]);
+    let made = sand.backup_with(
+        "web01",
+        &[&image],
+        &["--tag", "site=a", "--tag", "tier=gold", "--metadata", &facts],
+    );
     let record = &made.0;
-    let keys = ["id", "name", "kind", "time", "parent", "tags", "metadata", "items", "project", "group", "protocol", "stats", "complete", "origin"];
+    let keys = [
+        "id", "name", "kind", "time", "parent", "tags", "metadata", "items", "project", "group", "protocol",
+        "stats", "complete", "origin",
+    ];
     for key in keys {
         assert!(record.get(key).is_some(), "no {key:?} in {record}");
     }
@@ -75,8 +82,15 @@ fn list_is_oldest_first_and_can_be_narrowed() {
     let ids = |listed: Vec<Record>| listed.iter().map(|record| record.id().to_string()).collect::<Vec<_>>();
     let want: Vec<_> = made.iter().map(|(record, _)| record.clone()).collect();
     assert_eq!(ids(sand.list()), ids(want), "oldest first");
-    let web: Vec<Record> =
-        sand.done(&["--json", "list", "web01"]).json().as_array().expect("array").iter().cloned().map(Record).collect();
+    let web: Vec<Record> = sand
+        .done(&["--json", "list", "web01"])
+        .json()
+        .as_array()
+        .expect("array")
+        .iter()
+        .cloned()
+        .map(Record)
+        .collect();
     assert_eq!(web.len(), 3);
     assert!(web.iter().all(|record| record.text("name") == "web01"));
     let image = file(&sand, "tagged.img", b"tagged");
@@ -106,7 +120,11 @@ fn a_backup_is_found_by_every_kind_of_reference() {
         ("web01@2030-01-01T00:00:00Z", 3),
     ];
     for (reference, which) in cases {
-        assert_eq!(Record(sand.done(&["--json", "show", reference]).json()).id(), made[which].0.id(), "{reference}");
+        assert_eq!(
+            Record(sand.done(&["--json", "show", reference]).json()).id(),
+            made[which].0.id(),
+            "{reference}"
+        );
         assert_same_bytes(&sand.cat(reference), &made[which].1, reference);
     }
 }
