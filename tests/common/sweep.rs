@@ -1,0 +1,156 @@
+//! The crash sweep: pulls the plug, or lets a call fail, at the Nth change to a file, and looks at what is left.
+//!
+//! After each: the repository opens without a manual unlock, `check --read-data` is clean, what is listed reads byte-equal,
+//! and the same command run again completes.
+
+use super::images::{KIB, MIB, file, mixed, overwrite};
+use super::random::Random;
+use super::tracer::{Act, Touch, Traced, trace};
+use super::{Record, Sandbox};
+use nix::libc;
+
+/// What runs when it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// `init`.
+    Init,
+    /// The first backup of a repository.
+    First,
+    /// A backup that has a parent.
+    Second,
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// The process dies.
+    Kill,
+    /// Writes, creations and resizes fail from here on, for want of room.
+    NoRoom,
+    /// One sync fails, then they succeed again.
+    SyncFails,
+}
+
+/// Tries about `samples` points, spread evenly with a random start; all of them if there are fewer.
+pub(crate) fn sweep(scenario: Scenario, point: Point, samples: usize) {
+    let total = Bench::new(scenario).run(point, 0).touches.len();
+    assert!(total > 0, "{scenario:?} makes no call that {point:?} could hit");
+    let stride = total.div_ceil(samples).max(1);
+    let start = 1 + Random::new().below(stride as u64) as usize;
+    for nth in (start..=total).step_by(stride) {
+        let bench = Bench::new(scenario);
+        let traced = bench.run(point, nth);
+        let at = traced.touches.get(nth - 1).cloned();
+        bench.judge(point, traced, &format!("{scenario:?} × {point:?} at {nth} of {total}: {at:?}"));
+    }
+    println!("{scenario:?} × {point:?}: every {stride} of {total} points");
+}
+
+/// A repository as the scenario wants it, and the image that is about to be backed up.
+struct Bench {
+    sand: Sandbox,
+    scenario: Scenario,
+    image: String,
+    before: Vec<(Record, Vec<u8>)>,
+    bytes: Vec<u8>,
+}
+
+impl Bench {
+    fn new(scenario: Scenario) -> Bench {
+        let sand = Sandbox::in_memory();
+        let mut bytes = mixed(40, 3 * MIB + 17);
+        let image = file(&sand, "disk.img", &bytes);
+        let mut before = Vec::new();
+        if scenario != Scenario::Init {
+            let _ = sand.done(&["init", "--chunk-size", "64K"]);
+        }
+        if scenario == Scenario::Second {
+            before.push((sand.backup("web01", &[&image]), bytes.clone()));
+            for offset in [0, MIB, 2 * MIB + 5] {
+                let change = mixed(offset + 41, 100 * KIB);
+                overwrite(&image, offset, &change);
+                bytes[offset as usize..][..change.len()].copy_from_slice(&change);
+            }
+        }
+        Bench { sand, scenario, image, before, bytes }
+    }
+
+    fn call(&self) -> Vec<&str> {
+        match self.scenario {
+            Scenario::Init => vec!["init", "--chunk-size", "64K"],
+            _ => vec!["backup", &self.image, "--name", "web01"],
+        }
+    }
+
+    fn run(&self, point: Point, nth: usize) -> Traced {
+        let ours = |touch: &Touch| touch.path.starts_with(self.sand.root());
+        let repo = self.sand.repo();
+        let stored = |touch: &Touch| touch.path.starts_with(&repo);
+        let takes_room =
+            |touch: &Touch| stored(touch) && ["write", "create", "resize", "mkdir"].contains(&touch.call);
+        let syncs = |touch: &Touch| stored(touch) && touch.call == "sync";
+        let command = self.sand.command(&self.call());
+        match (nth, point) {
+            (0, Point::Kill) => trace(command, &ours, 0, Act::Watch),
+            (0, Point::NoRoom) => trace(command, &takes_room, 0, Act::Watch),
+            (0, Point::SyncFails) => trace(command, &syncs, 0, Act::Watch),
+            (nth, Point::Kill) => trace(command, &ours, nth, Act::Kill),
+            (nth, Point::NoRoom) => trace(command, &takes_room, nth, Act::FailOn(libc::ENOSPC)),
+            (nth, Point::SyncFails) => trace(command, &syncs, nth, Act::Fail(libc::EIO)),
+        }
+    }
+
+    fn judge(self, point: Point, traced: Traced, context: &str) {
+        let finished = traced.output.code() == Some(0);
+        match point {
+            Point::Kill => {}
+            Point::NoRoom => {
+                let said = traced.output.stderr.to_lowercase();
+                assert!(
+                    finished || ["full", "no space", "no room"].iter().any(|words| said.contains(words)),
+                    "{context}: {}",
+                    traced.output
+                );
+            }
+            // What is published last is not needed for the backup to be whole; what is published before is.
+            Point::SyncFails => {
+                assert!(matches!(traced.output.code(), Some(0 | 1)), "{context}: {}", traced.output)
+            }
+        }
+        match self.scenario {
+            Scenario::Init => self.judge_init(finished, context),
+            _ => self.judge_backup(finished, context),
+        }
+    }
+
+    /// Either no repository, which the same call makes now, or a usable one, which it refuses to make again.
+    fn judge_init(self, finished: bool, context: &str) {
+        let again = self.sand.run(&self.call());
+        let usable = again.code() == Some(0)
+            || (again.code() == Some(4) && self.sand.run(&["list"]).code() == Some(0));
+        assert!(usable, "{context}: {again}");
+        assert!(!finished || again.code() == Some(4), "{context}: made twice: {again}");
+        let record = self.sand.backup("web01", &[&self.image]);
+        assert!(self.sand.cat(record.id()) == self.bytes, "{context}");
+        self.sand.assert_sound();
+    }
+
+    fn judge_backup(self, finished: bool, context: &str) {
+        // Another machine's eyes, then this one's: a half-written cache must not matter either.
+        for eyes in [self.sand.other_host(), self.sand.other_host_at(self.sand.home())] {
+            let listed = eyes.list();
+            let new = listed.len() - self.before.len();
+            assert!(new <= 1 && (!finished || new == 1), "{context}: {} listed", listed.len());
+            for (record, bytes) in &self.before {
+                assert!(eyes.cat(record.id()) == *bytes, "{context}: the backup before it");
+            }
+            if new == 1 {
+                assert!(eyes.cat("web01") == self.bytes, "{context}: listed, thus whole");
+            }
+            eyes.assert_sound();
+        }
+        let again = self.sand.backup("web01", &[&self.image]);
+        assert!(self.sand.cat(again.id()) == self.bytes, "{context}: the next run");
+        self.sand.assert_sound();
+    }
+}

@@ -1,0 +1,16 @@
+//! The whole system, through the built command: what people rely on, and what they are afraid of.
+//!
+//! One room per kind of promise. Names carry the case ids of RELIABILITY.md where there is one.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_luck;
+mod damage;
+mod harness;
+mod images;
+mod keys;
+mod kill;
+mod records;
+mod restore;
+mod usage;
