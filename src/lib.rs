@@ -3,6 +3,7 @@
 //! The rooms and what may import what are described in `ARCHITECTURE.md` beside this file.
 
 pub mod backup;
+pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod format;
@@ -13,3 +14,4 @@ pub mod restore;
 pub mod seal;
 pub mod source;
 pub mod store;
+pub mod upkeep;

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
 use crate::format::record::Root;
 use crate::format::{ChunkId, PackId, Place, ids::SealKind, ids::to_hex};
-use crate::image::{Engine, Map};
+use crate::image::{Engine, Map, is_zero};
 use crate::progress::{Cancel, Progress};
 use crate::repo::known::Known;
 use crate::repo::writer::Writer;
@@ -186,13 +186,6 @@ impl Judge<'_> {
     }
 }
 
-/// Whether all bytes are zero, at the speed of memory.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let (blocks, rest) = bytes.as_chunks::<64>();
-    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
-        && rest.iter().all(|byte| *byte == 0)
-}
-
 struct Assembler<'a, 'b> {
     plan: &'a ItemPlan<'b>,
     writer: &'a mut Writer,
@@ -337,25 +330,5 @@ impl<'a, 'b> Assembler<'a, 'b> {
             bytes_read: read.bytes_read,
             bytes_new: self.bytes_new,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_zero;
-
-    #[test]
-    fn one_bit_anywhere_is_not_zero() {
-        for len in [0, 1, 63, 64, 65, 4096, 5000] {
-            let mut bytes = vec![0u8; len];
-            assert!(is_zero(&bytes));
-            for at in [0, len / 2, len.saturating_sub(1)] {
-                if at < len {
-                    bytes[at] = 1;
-                    assert!(!is_zero(&bytes), "{at} of {len}");
-                    bytes[at] = 0;
-                }
-            }
-        }
     }
 }

@@ -7,7 +7,6 @@ use crate::format::record::{Content, Item, Record, Stats, Writer as WrittenBy, i
 use crate::format::{BackupId, limits};
 use crate::image::{Engine, Map};
 use crate::progress::{Cancel, Progress};
-use crate::repo::known::Known;
 use crate::repo::writer::Writer;
 use crate::source::Source;
 use serde_json::{Map as JsonMap, Value};

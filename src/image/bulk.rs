@@ -6,7 +6,7 @@
 
 use super::{Image, Piece, Stretch};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{Corrupt, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, ids::SealKind};
 use crate::progress::Cancel;
 use crate::seal::{Sealed, Under, open_exact};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -23,6 +23,10 @@ pub trait Sink: Sync {
     fn data(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Bytes that are zero.
     fn zeros(&self, offset: u64, len: u64) -> Result<()>;
+    /// Whether the chunk at `offset` is already where it should be; it is then neither fetched nor handed over.
+    fn has(&self, _offset: u64, _len: u64, _id: ChunkId) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Neighbouring chunks: next to each other in the image and in their pack.
@@ -52,8 +56,10 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
                 scope.spawn(move || {
                     let mut buffer = Vec::new();
                     for group in steps {
-                        open_group(image, &group, &mut buffer)?;
-                        sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
+                        for group in without_what_is_there(group, sink)? {
+                            open_group(image, &group, &mut buffer)?;
+                            sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
+                        }
                     }
                     Ok(())
                 })
@@ -66,9 +72,29 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
         });
         drop(steps_in);
         let opened = opened.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
-        opened.collect::<Result<Vec<()>>>()?;
+        opened.collect::<Result<()>>()?;
         planned
     })
+}
+
+/// The parts of a group that the sink does not have yet.
+fn without_what_is_there(group: Group, sink: &dyn Sink) -> Result<Vec<Group>> {
+    let mut left: Vec<Group> = Vec::new();
+    for piece in group.pieces {
+        let here = piece.range.start.max(group.range.start)..piece.range.end.min(group.range.end);
+        let Some(child) = piece.child else { continue };
+        if here == piece.range && sink.has(here.start, here.end - here.start, child.id)? {
+            continue;
+        }
+        match left.last_mut().filter(|last| last.range.end == here.start) {
+            Some(last) => {
+                last.range.end = here.end;
+                last.pieces.push(piece);
+            }
+            None => left.push(Group { pieces: vec![piece], range: here }),
+        }
+    }
+    Ok(left)
 }
 
 /// Streams a range in the order of its bytes. `take` is called on the calling thread; zeros come as a length.

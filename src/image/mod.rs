@@ -271,3 +271,30 @@ pub fn join(mut parts: Vec<Part>) -> Bytes {
     }
     all.freeze()
 }
+
+/// Whether all bytes are zero, at the speed of memory.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_zero;
+
+    #[test]
+    fn one_bit_anywhere_is_not_zero() {
+        for len in [0, 1, 63, 64, 65, 4096, 5000] {
+            let mut bytes = vec![0u8; len];
+            assert!(is_zero(&bytes));
+            for at in [0, len / 2, len.saturating_sub(1)] {
+                if at < len {
+                    bytes[at] = 1;
+                    assert!(!is_zero(&bytes), "{at} of {len}");
+                    bytes[at] = 0;
+                }
+            }
+        }
+    }
+}

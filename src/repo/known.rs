@@ -68,7 +68,7 @@ impl Repository {
     pub async fn index(&self) -> Result<Arc<Segments>> {
         let index = self.index.get_or_try_init(|| async {
             let segments = Arc::new(Segments::open(self.cache.join("index")));
-            self.take_up_index(&segments).await?;
+            let _live = self.take_up_index(&segments).await?;
             Ok(segments)
         });
         index.await.cloned()

@@ -50,6 +50,28 @@ impl Repository {
         (0..count).zip(parts).map(open_part).collect()
     }
 
+    /// The index objects.
+    pub async fn index_objects(&self) -> Result<Vec<ObjectId>> {
+        Ok(self.list_objects(SealKind::Index).await?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Those objects that only help to find others, and can't be read: name and why.
+    pub async fn damaged_helpers(&self) -> Result<Vec<(String, Error)>> {
+        let mut damaged = Vec::new();
+        for kind in [SealKind::Catalog, SealKind::Damaged] {
+            for (id, _) in self.list_objects(kind).await? {
+                match self.get_object(kind, id).await {
+                    Ok(_) => {}
+                    Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                        damaged.push((names::object(kind, id)?.to_string(), error));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
     /// The objects of a kind, with their lengths.
     pub(super) async fn list_objects(&self, kind: SealKind) -> Result<Vec<(ObjectId, u64)>> {
         let folder = names::folder(kind);

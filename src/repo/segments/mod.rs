@@ -108,6 +108,17 @@ impl Segments {
         set.iter().flat_map(names).collect()
     }
 
+    /// The packs that live rows lie in, sorted; files that turn out damaged are passed over, so a pack may be missing.
+    pub fn packs(&self) -> Vec<[u8; 16]> {
+        let mut packs = Vec::new();
+        for segment in self.set().iter().filter(|segment| !segment.is_damaged()) {
+            segment.live_packs(&mut packs);
+        }
+        packs.sort_unstable();
+        packs.dedup();
+        packs
+    }
+
     /// How many rows there are, those that are twice or dropped included.
     pub fn rows(&self) -> u64 {
         self.set().iter().map(|segment| segment.rows()).sum()

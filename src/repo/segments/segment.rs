@@ -158,6 +158,17 @@ impl Segment {
         Scan::new(self, self.head.packs_block(), self.head.packs)
     }
 
+    /// Adds the packs whose rows are live to `found`, as far as the table can be read.
+    pub(super) fn live_packs(&self, found: &mut Vec<[u8; 16]>) {
+        let is_live = |group: u32| self.groups.get(group as usize).is_some_and(Group::is_live);
+        let mut table = self.scan_packs();
+        while let Ok(Some(record)) = table.next() {
+            found.extend(
+                layout::split_pack(&record).filter(|(_, group)| is_live(*group)).map(|(pack, _)| pack),
+            );
+        }
+    }
+
     /// How many packs its table has.
     pub(super) fn packs(&self) -> u64 {
         self.head.packs

@@ -1,0 +1,269 @@
+//! The words of the command, as the contract has them. Flags stand before or after the verb.
+
+use super::units::parse_size;
+use crate::repo::refs::parse_time;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Backups of disks that you can look at, boot from and copy out of, without restoring them first.
+#[derive(Debug, Parser)]
+#[command(
+    name = "afterimage",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = false,
+    after_help = "\
+Exit codes: 0 all of it was done · 1 it failed · 2 the words of the call are off · 3 damage was found · 4 refused · 130 interrupted
+
+Examples:
+  afterimage -r /srv/backups init
+  afterimage -r /srv/backups backup /var/lib/libvirt/images/web01.img --name web01
+  afterimage -r /srv/backups restore web01@latest~1 /dev/vg0/web01-new"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Global {
+    /// The repository: a directory
+    #[arg(short, long, env = "AFTERIMAGE_REPO", global = true, value_name = "REPO")]
+    pub(super) repo: Option<String>,
+    /// Print one JSON document; while long work runs, one object a line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Say less
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// A file whose first line is the password (- : standard input)
+    #[arg(long, env = "AFTERIMAGE_PASSWORD_FILE", global = true, value_name = "F", hide_env_values = true)]
+    pub(super) password_file: Option<PathBuf>,
+    /// How much memory may be used for buffers and caches
+    #[arg(long, global = true, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(super) memory: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a repository
+    Init(Init),
+    /// Add, list or remove passwords
+    Key(Key),
+    /// Back up images, devices or a stream
+    Backup(Backup),
+    /// List backups, oldest first
+    List(List),
+    /// Show a backup's record
+    Show(Show),
+    /// Write the bytes of a backup to standard output
+    Cat(Cat),
+    /// Restore a backup onto a file or a device
+    Restore(Restore),
+    /// Show what differs between two backups
+    Diff(Diff),
+    /// Check that backups can be read
+    Check(Check),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without a password the key is kept beside the data: whoever can read the repository can read the backups.
+
+Examples:
+  afterimage -r /srv/backups init
+  afterimage -r /srv/backups init --password-file /root/afterimage.pw --chunk-size 64K")]
+pub(super) struct Init {
+    /// At which offsets images are cut: 4K to 4M, a power of two
+    #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = parse_size)]
+    pub(super) chunk_size: u64,
+    /// Refuse sources that lie on the repository's own disk
+    #[arg(long)]
+    pub(super) separate: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    #[command(subcommand)]
+    pub(super) verb: KeyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyVerb {
+    /// Add a password; the repository is opened with another one, or with none
+    #[command(
+        after_help = "Example:\n  afterimage -r /srv/backups key add --new-password-file /root/second.pw"
+    )]
+    Add {
+        /// A file whose first line is the new password; asked for on the terminal without it
+        #[arg(long, value_name = "F")]
+        new_password_file: Option<PathBuf>,
+    },
+    /// List the key slots
+    List,
+    /// Remove a key slot
+    Remove {
+        /// The slot, or the beginning of its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  afterimage backup /dev/vg0/web01-snap --name web01 --tag site=ams
+  afterimage backup boot=/dev/sda1 data=/dev/sdb --name db --metadata volume.json
+  qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm")]
+pub(super) struct Backup {
+    /// What to back up: a file, a block device, - for standard input; ITEM=SOURCE names the item
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(super) sources: Vec<String>,
+    /// What it is a backup of
+    #[arg(long)]
+    pub(super) name: String,
+    /// The backup to compare with: the latest of this name unless given; none: nothing
+    #[arg(long, value_name = "BACKUP|none")]
+    pub(super) parent: Option<String>,
+    /// A label
+    #[arg(long = "tag", value_name = "K=V")]
+    pub(super) tags: Vec<String>,
+    /// A JSON object to keep in the record
+    #[arg(long, value_name = "F.json")]
+    pub(super) metadata: Option<PathBuf>,
+    /// When the source was as it is (RFC 3339); now unless given
+    #[arg(long, value_name = "T", value_parser = time)]
+    pub(super) time: Option<jiff::Timestamp>,
+    /// Compression: 1 is fast, 19 is small
+    #[arg(long, value_name = "1..19", default_value_t = crate::seal::LEVEL_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(super) level: i32,
+    /// Compute the SHA-256 of whole images
+    #[arg(long)]
+    pub(super) digest: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only backups of this name
+    pub(super) name: Option<String>,
+    /// Only backups with this label
+    #[arg(long = "tag", value_name = "K=V")]
+    pub(super) tags: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// Which backup: an id or 8 or more digits of one, NAME, NAME@latest~1, NAME@2026-11-20T10:32:00Z
+    pub(super) backup: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  afterimage cat web01 | sha256sum
+  afterimage cat web01@latest~3 --offset 1M --length 512 | xxd")]
+pub(super) struct Cat {
+    /// Which backup; /ITEM behind it where there are several
+    pub(super) backup: String,
+    /// From this byte on
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_size)]
+    pub(super) offset: u64,
+    /// So many bytes
+    #[arg(long, value_name = "N", value_parser = parse_size)]
+    pub(super) length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The target is judged before a byte is written: one that is mounted, in use, too small, or part of the repository is refused.
+What is interrupted goes on when it is run again.
+
+Examples:
+  afterimage restore web01 /dev/vg0/web01-new --verify
+  afterimage restore web01@2026-11-18 /var/lib/libvirt/images/web01-tuesday.img")]
+pub(super) struct Restore {
+    /// Which backup; /ITEM behind it where there are several
+    pub(super) backup: String,
+    /// A file or a block device
+    pub(super) target: PathBuf,
+    /// Read the target first and write only what differs
+    #[arg(long)]
+    pub(super) differential: bool,
+    /// Read everything back from the medium
+    #[arg(long)]
+    pub(super) verify: bool,
+    /// Overwrite even what was backed up
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Diff {
+    /// One backup; /ITEM behind it where there are several
+    pub(super) a: String,
+    /// The other one
+    pub(super) b: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 3 means that damage was found. What is damaged is named: object, backup, image and range; all else stays readable.
+
+Examples:
+  afterimage check
+  afterimage check --read-data
+  afterimage check --read-data=5% web01")]
+pub(super) struct Check {
+    /// Only these backups; all unless given
+    pub(super) backups: Vec<String>,
+    /// Read and open everything, or this part of it
+    #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
+    pub(super) read_data: Option<f64>,
+}
+
+fn time(text: &str) -> Result<jiff::Timestamp, String> {
+    parse_time(text).ok_or_else(|| "a time looks like 2026-11-20T10:32:00Z".to_owned())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    let percent = number.ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "a part looks like 5%, and is no more than 100%".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_verb() {
+        for words in
+            [["afterimage", "-r", "x", "list", "--json"], ["afterimage", "--json", "list", "-r", "x"]]
+        {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!((cli.global.repo.as_deref(), cli.global.json), (Some("x"), true));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `backup`: sources become one backup.
+
+use super::args::Backup;
+use super::context::Context;
+use super::{json, units};
+use crate::backup::{ItemSource, Job, Parent, run as back_up};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::record::{Record, is_name};
+use crate::repo::refs::Reference;
+use crate::source::disks::{Beneath, lies_inside};
+use crate::source::machine::Machine;
+use crate::source;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The longest file of metadata that is read.
+const METADATA_LEN_MAX: u64 = 2 << 20;
+
+pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
+    let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
+    let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
+    let engine = context.engine()?;
+    let items = open_sources(context, &args.sources)?;
+    same_disk(context, &items, engine.repository().config.separate)?;
+    let parent = match args.parent.as_deref() {
+        None => Parent::Latest,
+        Some("none") => Parent::None,
+        Some(text) => {
+            let reference = Reference::parse(text)?;
+            Parent::Of(context.runtime().block_on(engine.repository().find(&reference))?.id)
+        }
+    };
+    let job = Job {
+        name: args.name,
+        items,
+        parent,
+        time: args.time,
+        tags,
+        metadata,
+        level: args.level,
+        digest: args.digest,
+        memory: context.global.memory,
+    };
+    let record = context.with_progress("backing up", |progress| {
+        back_up(&engine, context.runtime(), job, progress, &context.cancel)
+    })?;
+    for item in record.items.iter().filter(|item| item.changed_while_read) {
+        context.say(format!("{} was written to while it was read; the record says so", item.name));
+    }
+    context.print(|| json::record(&record), || summary(context, &record))?;
+    Ok(0)
+}
+
+/// People get the id on standard output, for scripts, and the rest beside it.
+fn summary(context: &Context, record: &Record) -> String {
+    let stats = &record.stats;
+    let rate = units::size((stats.bytes_read as f64 / stats.seconds.max(0.001)) as u64);
+    let (read, new) = (units::size(stats.bytes_read), units::size(stats.bytes_new));
+    let stored = units::size(stats.bytes_stored);
+    context.say(format!("read {read} in {:.1} s ({rate}/s), {new} new, {stored} stored", stats.seconds));
+    format!("{}\n", record.id)
+}
+
+pub(super) fn split_tag(tag: &str) -> Result<(String, String)> {
+    let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
+    if !is_name(key) || value.chars().any(char::is_control) || !tag.contains('=') {
+        return Err(Error::new(Kind::Usage, format!("{tag:?} is no tag")).hint("a tag looks like site=ams"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn read_metadata(path: &Path) -> Result<Map<String, Value>> {
+    let what = || format!("read the metadata in {}", path.display());
+    let len = std::fs::metadata(path).context(what)?.len();
+    if len > METADATA_LEN_MAX {
+        return Err(Error::new(Kind::Usage, format!("{}: it is longer than 2 MiB", what())));
+    }
+    let bytes = std::fs::read(path).context(what)?;
+    let off = |why: String| {
+        Error::new(Kind::Usage, format!("{}: {why}", what())).hint("it has to be a JSON object")
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(off("it is JSON, but no object".to_owned())),
+        Err(error) => Err(off(error.to_string())),
+    }
+}
+
+fn open_sources(context: &Context, words: &[String]) -> Result<Vec<ItemSource>> {
+    let directory = context.directory()?;
+    let mut items = Vec::new();
+    for word in words {
+        let (given, name) = split_item(word);
+        if name != "-" && lies_inside(Path::new(name), &directory).unwrap_or(false) {
+            let words = format!("back up {name}: it lies inside the repository");
+            return Err(Error::new(Kind::Refused, words));
+        }
+        let source = source::open(name)?;
+        let name = given.map_or_else(|| item_name(words.len(), name), str::to_owned);
+        items.push(ItemSource { name, source });
+    }
+    Ok(items)
+}
+
+/// ITEM=SOURCE, where ITEM can be a name and no such file is there.
+fn split_item(word: &str) -> (Option<&str>, &str) {
+    match word.split_once('=') {
+        Some((item, source)) if is_name(item) && !Path::new(word).exists() => (Some(item), source),
+        _ => (None, word),
+    }
+}
+
+/// One image is `disk.img`; of several each has its file's name.
+fn item_name(count: usize, source: &str) -> String {
+    if count == 1 {
+        return "disk.img".to_owned();
+    }
+    let last = Path::new(source).file_name().map(|name| name.to_string_lossy().into_owned());
+    let last = last.unwrap_or_else(|| source.to_owned());
+    last.replace(['@', ',', '='], "-")
+}
+
+/// A source on the disk of the repository: said each time, or refused where the repository was made so.
+fn same_disk(context: &Context, items: &[ItemSource], separate: bool) -> Result<()> {
+    let beneath = match Beneath::path(&Machine::here(), &context.directory()?) {
+        Ok(beneath) => beneath,
+        Err(error) => {
+            tracing::debug!("which disks the repository lies on can't be told: {error}");
+            return Ok(());
+        }
+    };
+    for item in items {
+        let facts = item.source.facts();
+        let Some(disk) = facts.disks.iter().find(|disk| beneath.disks.contains(*disk)) else { continue };
+        let words = format!("{} lies on the same physical disk as the repository ({disk})", facts.name);
+        if separate {
+            return Err(Error::new(Kind::Refused, words).hint("this repository was made with --separate"));
+        }
+        context.say(format!("note: {words}: one broken disk would take both"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_named_by_the_caller_or_by_their_source() {
+        assert_eq!(split_item("boot=/dev/sda1"), (Some("boot"), "/dev/sda1"));
+        assert_eq!(split_item("/no/such=file"), (None, "/no/such=file"));
+        assert_eq!(item_name(1, "/dev/sda"), "disk.img");
+        assert_eq!(item_name(2, "/images/a=b.img"), "a-b.img");
+    }
+
+    #[test]
+    fn tags_are_a_key_and_a_value() {
+        assert_eq!(split_tag("site=ams=1").unwrap(), ("site".to_owned(), "ams=1".to_owned()));
+        for bad in ["site", "=x", "a\nb=c", "a=b\n"] {
+            assert_eq!(split_tag(bad).unwrap_err().kind(), Kind::Usage, "{bad:?}");
+        }
+    }
+}

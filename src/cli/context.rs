@@ -1,0 +1,220 @@
+//! What every verb needs: the runtime, the repository, the engine, and how to talk to whoever called.
+
+use super::args::Global;
+use super::{locations, password, units};
+use crate::error::{Error, Kind, Result};
+use crate::format::record::{Content, Item, Record};
+use crate::image::{Engine, Image, Map};
+use crate::progress::{Cancel, Progress};
+use crate::repo::Repository;
+use crate::repo::refs::{Reference, choose_item};
+use crate::seal::Password;
+use crate::store;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
+
+/// Work shorter than this shows no progress.
+const QUICK: Duration = Duration::from_secs(1);
+const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
+
+/// The call.
+pub(super) struct Context {
+    pub(super) global: Global,
+    pub(super) cancel: Cancel,
+    runtime: Runtime,
+}
+
+impl Context {
+    /// Starts the runtime and hears signals.
+    pub(super) fn new(global: Global) -> Result<Context> {
+        start_logs(&global);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(8))
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("start the runtime", error))?;
+        let cancel = Cancel::default();
+        drop(runtime.spawn(hear_signals(cancel.clone())));
+        Ok(Context { global, cancel, runtime })
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        self.runtime.handle()
+    }
+
+    pub(super) fn place(&self) -> Result<&str> {
+        self.global.repo.as_deref().ok_or_else(|| {
+            Error::new(Kind::Usage, "which repository?").hint("give -r REPO or set AFTERIMAGE_REPO")
+        })
+    }
+
+    /// The password that was given with the call.
+    pub(super) fn given_password(&self) -> Result<Option<Password>> {
+        self.global.password_file.as_deref().map(password::from_file).transpose()
+    }
+
+    /// The directory of the repository, when it is one.
+    pub(super) fn directory(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(self.place()?))
+    }
+
+    /// Opens the repository.
+    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
+        let opened = store::open(self.place()?).map_err(|error| match error.kind() {
+            Kind::Missing => error.hint("afterimage init makes a repository"),
+            _ => error,
+        })?;
+        let mut ask = || match self.given_password()? {
+            Some(password) => Ok(password),
+            None => password::ask("Password of the repository"),
+        };
+        let cache = locations::cache();
+        let repository = self.runtime().block_on(Repository::open(opened.store, &cache, &mut ask))?;
+        Ok(Arc::new(repository))
+    }
+
+    /// Opens the repository with the engine that reads from it.
+    pub(super) fn engine(&self) -> Result<Arc<Engine>> {
+        Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
+    }
+
+    /// The backup and the image that a reference means.
+    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
+        let reference = Reference::parse(text)?;
+        let record = self.runtime().block_on(engine.repository().find(&reference))?;
+        let item = choose_item(&record, reference.item.as_deref())?.clone();
+        let Content::Image { size, root, .. } = item.content else {
+            return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
+        };
+        let image = Image::new(Arc::clone(engine), Map { root, len: size });
+        Ok((record, item, image))
+    }
+
+    /// Says something to a person; machines and the quiet don't hear it.
+    pub(super) fn say(&self, words: impl AsRef<str>) {
+        if !self.global.quiet {
+            eprintln!("{}", words.as_ref());
+        }
+    }
+
+    /// Prints the result.
+    pub(super) fn print(&self, json: impl FnOnce() -> Value, people: impl FnOnce() -> String) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        let text = match self.global.json {
+            true => format!("{}\n", json()),
+            false => people(),
+        };
+        let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        printed.map_err(|error| Error::io("print the result", error))
+    }
+
+    /// Does long work on this thread while another one shows how far it is.
+    pub(super) fn with_progress<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Progress) -> Result<T>,
+    ) -> Result<T> {
+        let progress = Progress::default();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let shower = scope.spawn(|| self.show(what, &progress, &over));
+            let done = work(&progress);
+            over.store(true, Ordering::Relaxed);
+            shower.thread().unpark();
+            done
+        })
+    }
+
+    fn show(&self, what: &str, progress: &Progress, over: &AtomicBool) {
+        let started = Instant::now();
+        let bar =
+            (!self.global.json && !self.global.quiet && std::io::stderr().is_terminal()).then(|| bar(what));
+        let (mut step, mut shown) = (QUICK, false);
+        loop {
+            std::thread::park_timeout(step);
+            if over.load(Ordering::Relaxed) {
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+                return;
+            }
+            let (done, total) = progress.now();
+            if let Some(bar) = &bar {
+                if !shown {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                    bar.reset_elapsed();
+                }
+                shown = true;
+                step = Duration::from_millis(100);
+                bar.set_length(total.max(done));
+                bar.set_position(done);
+            } else if self.global.json {
+                let seconds = started.elapsed().as_secs_f64();
+                let line =
+                    serde_json::json!({ "progress": { "done": done, "total": total, "seconds": seconds } });
+                let _unheard = writeln!(std::io::stdout(), "{line}");
+            }
+        }
+    }
+}
+
+fn bar(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+        let _fits = write!(out, "{}/s", units::size(state.per_sec() as u64));
+    });
+    let style = style.with_key("left", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+        let _fits = write!(out, "{} s", state.eta().as_secs());
+    });
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+        .with_style(style)
+        .with_message(what.to_owned())
+}
+
+fn start_logs(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        (_, 2) => "debug",
+        _ => "trace",
+    };
+    let filter = format!("error,afterimage={level},afterimage_nbd={level},afterimage_mountd={level}");
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time();
+    // A second start in one process is a test's; the first one's logs do.
+    let _already = logs.try_init();
+}
+
+/// The first signal asks the work to stop, the second one ends the process.
+async fn hear_signals(cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>() else { return };
+    for times in 0.. {
+        let waits = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+        first_of(waits.collect()).await;
+        cancel.stop();
+        if times > 0 {
+            std::process::exit(130);
+        }
+    }
+}
+
+async fn first_of<F: Future + Unpin>(mut futures: Vec<F>) {
+    std::future::poll_fn(|context| {
+        let ready = futures.iter_mut().any(|future| std::pin::Pin::new(future).poll(context).is_ready());
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}

@@ -1,0 +1,64 @@
+//! `show`: a backup's record.
+
+use super::args::Show;
+use super::context::Context;
+use super::{json, units};
+use crate::error::Result;
+use crate::format::record::{Content, Record};
+use crate::repo::refs::Reference;
+use std::fmt::Write;
+
+pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
+    let repository = context.repository()?;
+    let reference = Reference::parse(&args.backup)?;
+    let record = context.runtime().block_on(repository.find(&reference))?;
+    context.print(|| json::record(&record), || page(&record))?;
+    Ok(0)
+}
+
+fn page(record: &Record) -> String {
+    let mut out = String::new();
+    let mut line = |what: &str, value: &str| {
+        let _fits = writeln!(out, "{what:<12}{value}");
+    };
+    line("backup", &record.id.to_string());
+    line("name", &record.name);
+    line("kind", record.kind());
+    line("time", &record.time.to_string());
+    line("written", &format!("{} by {} on {}", record.written, record.writer.program, record.writer.host));
+    line("parent", &record.parent.map_or_else(|| "none".to_owned(), |id| id.to_string()));
+    for (key, value) in &record.tags {
+        line("tag", &format!("{key}={value}"));
+    }
+    for item in &record.items {
+        match &item.content {
+            Content::Image { size, allocated, sha256, .. } => {
+                let data = units::size(*allocated);
+                line(
+                    "image",
+                    &format!("{}: {} ({size} bytes), {data} of data", item.name, units::size(*size)),
+                );
+                if let Some(sha256) = sha256 {
+                    line("  sha256", sha256);
+                }
+            }
+            Content::Tree { files, bytes, .. } => {
+                line("tree", &format!("{}: {files} files, {}", item.name, units::size(*bytes)));
+            }
+        }
+        if item.changed_while_read {
+            line(
+                "  note",
+                "the source was written to while it was read: it may hold parts of different moments",
+            );
+        }
+    }
+    let stats = &record.stats;
+    let (read, new, stored) =
+        (units::size(stats.bytes_read), units::size(stats.bytes_new), units::size(stats.bytes_stored));
+    line("cost", &format!("read {read}, new {new}, stored {stored}, in {:.1} s", stats.seconds));
+    if !record.metadata.is_empty() {
+        line("metadata", &serde_json::Value::Object(record.metadata.clone()).to_string());
+    }
+    out
+}

@@ -1,0 +1,302 @@
+//! Writing an image onto a target that was judged safe, and proving it.
+//!
+//! Runs of chunks are opened on all cores and written where they belong, in any order; holes are made zero where they are not known
+//! to be. What an earlier run has done is passed over. *Done* is said after the last sync, and after reading back if that was asked for.
+
+use super::target::Target;
+use super::target::journal::Journal;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::ChunkId;
+use crate::image::Image;
+use crate::image::bulk::{Sink, stream};
+use crate::progress::{Cancel, Progress};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often the journal learns what is done; each time costs a sync.
+const JOURNAL_EVERY: Duration = Duration::from_secs(15);
+/// Blocks of zeros inside a chunk are left out of a sparse target when so many bytes of them follow each other.
+const ZERO_RUN_MIN: usize = 16 * 1024;
+const BLOCK: usize = 4096;
+
+/// How to restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The target is new: all of it reads as zero.
+    pub fresh: bool,
+    /// Read what is there first, and write only what differs.
+    pub differential: bool,
+    /// Read everything back from the medium.
+    pub verify: bool,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Done {
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Bytes that were as they should be.
+    pub bytes_skipped: u64,
+    /// Bytes that had to be made zero.
+    pub bytes_zeroed: u64,
+    /// Whether everything was read back.
+    pub verified: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Restores. Not to be called on a worker of the runtime.
+pub fn restore_image(
+    image: &Image,
+    target: &dyn Target,
+    journal: &Journal,
+    options: Options,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Done> {
+    let started = Instant::now();
+    progress.expect(image.len() * if options.verify { 2 } else { 1 });
+    let done = journal.done();
+    progress.add(done.total());
+    let writer = Writing {
+        image,
+        target,
+        journal,
+        options,
+        progress,
+        written: AtomicU64::new(0),
+        skipped: AtomicU64::new(done.total()),
+        zeroed: AtomicU64::new(0),
+        noted: Mutex::new(Instant::now()),
+    };
+    for gap in gaps(done.iter(), image.len()) {
+        stream(image, gap, cancel, &writer).map_err(|error| resumable(error, journal))?;
+    }
+    target.finish()?;
+    if options.verify {
+        verify_image(image, target, progress, cancel)?;
+    }
+    Ok(Done {
+        bytes_written: writer.written.into_inner(),
+        bytes_skipped: writer.skipped.into_inner(),
+        bytes_zeroed: writer.zeroed.into_inner(),
+        verified: options.verify,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Says in the error that nothing is lost.
+fn resumable(error: Error, journal: &Journal) -> Error {
+    let done = journal.done().total();
+    let hint = format!(
+        "{done} bytes are in place; the same command goes on from there ({})",
+        journal.path().display()
+    );
+    match error.what_to_try() {
+        Some(other) => {
+            let hint = format!("{other}; {hint}");
+            error.hint(hint)
+        }
+        None => error.hint(hint),
+    }
+}
+
+/// The ranges between those that are done, which come in order.
+fn gaps(done: impl Iterator<Item = (u64, u64)>, len: u64) -> Vec<Range<u64>> {
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    for (offset, done) in done {
+        if offset > at {
+            gaps.push(at..offset);
+        }
+        at = at.max(offset + done);
+    }
+    if at < len {
+        gaps.push(at..len);
+    }
+    gaps
+}
+
+struct Writing<'a> {
+    image: &'a Image,
+    target: &'a dyn Target,
+    journal: &'a Journal,
+    options: Options,
+    progress: &'a Progress,
+    written: AtomicU64,
+    skipped: AtomicU64,
+    zeroed: AtomicU64,
+    noted: Mutex<Instant>,
+}
+
+impl Writing<'_> {
+    fn done(&self, offset: u64, len: u64) -> Result<()> {
+        self.journal.add(offset, len);
+        self.progress.add(len);
+        let due = {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = noted.elapsed() >= JOURNAL_EVERY;
+            if due {
+                *noted = Instant::now();
+            }
+            due
+        };
+        if due { self.journal.flush(self.target) } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.target.write_at(offset, bytes)?;
+        let _before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Sink for Writing<'_> {
+    fn data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.options.fresh || self.target.proven_zero(offset, bytes.len() as u64)? {
+            for range in without_zero_runs(bytes) {
+                self.write(offset + range.start as u64, &bytes[range])?;
+            }
+        } else {
+            self.write(offset, bytes)?;
+        }
+        self.done(offset, bytes.len() as u64)
+    }
+
+    fn zeros(&self, offset: u64, len: u64) -> Result<()> {
+        if self.options.fresh {
+            let _before = self.skipped.fetch_add(len, Ordering::Relaxed);
+        } else {
+            let zeroed = self.target.make_zero(offset, len)?;
+            let _before = self.zeroed.fetch_add(zeroed.bytes_zeroed, Ordering::Relaxed);
+            let _before = self.skipped.fetch_add(zeroed.bytes_skipped, Ordering::Relaxed);
+        }
+        self.done(offset, len)
+    }
+
+    fn has(&self, offset: u64, len: u64, id: ChunkId) -> Result<bool> {
+        if !self.options.differential || self.options.fresh || self.target.proven_zero(offset, len)? {
+            return Ok(false);
+        }
+        let same = read_id(self.image, self.target, offset, len)? == id;
+        if same {
+            let _before = self.skipped.fetch_add(len, Ordering::Relaxed);
+            self.done(offset, len)?;
+        }
+        Ok(same)
+    }
+}
+
+fn read_id(image: &Image, target: &dyn Target, offset: u64, len: u64) -> Result<ChunkId> {
+    thread_local! {
+        static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len as usize, 0);
+        target.read_at(offset, buffer)?;
+        Ok(image.engine().repository().keys.data_id(buffer))
+    })
+}
+
+/// The ranges of `bytes` to write where zeros need not be: cut at blocks, and only around runs of zeros that are worth it.
+fn without_zero_runs(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (number, block) in bytes.chunks(BLOCK).enumerate() {
+        if crate::image::is_zero(block) {
+            continue;
+        }
+        let here = number * BLOCK..number * BLOCK + block.len();
+        match ranges.last_mut() {
+            Some(last) if here.start - last.end < ZERO_RUN_MIN => last.end = here.end,
+            _ => ranges.push(here),
+        }
+    }
+    ranges
+}
+
+/// Reads the target back from its medium and holds every chunk to its id and every hole to zero. Nothing is fetched for it.
+pub fn verify_image(image: &Image, target: &dyn Target, progress: &Progress, cancel: &Cancel) -> Result<()> {
+    target.drop_cache().context(|| "read back what was restored")?;
+    let verifying = Verifying { image, target, progress, failed: AtomicBool::new(false) };
+    stream(image, 0..image.len(), cancel, &verifying).context(|| "read back what was restored")
+}
+
+struct Verifying<'a> {
+    image: &'a Image,
+    target: &'a dyn Target,
+    progress: &'a Progress,
+    failed: AtomicBool,
+}
+
+impl Verifying<'_> {
+    fn differs(&self, offset: u64, len: u64) -> Error {
+        self.failed.store(true, Ordering::Relaxed);
+        let words =
+            format!("the target does not hold what was written at bytes {offset} to {}", offset + len);
+        Error::new(Kind::Corrupt, words).hint("the target is not reliable: restore onto another one")
+    }
+}
+
+impl Sink for Verifying<'_> {
+    /// Comes only for chunks that were not found to be right.
+    fn data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        Err(self.differs(offset, bytes.len() as u64))
+    }
+
+    fn zeros(&self, offset: u64, len: u64) -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = offset;
+        while at < offset + len {
+            let run = match self.target.run_at(at)? {
+                super::target::Run::Zero(run) => run.min(offset + len - at),
+                super::target::Run::Data(run) => {
+                    let run = run.min(offset + len - at).min(buffer.len() as u64);
+                    let read = &mut buffer[..run as usize];
+                    self.target.read_at(at, read)?;
+                    if !crate::image::is_zero(read) {
+                        return Err(self.differs(at, run));
+                    }
+                    run
+                }
+            };
+            at += run;
+        }
+        self.progress.add(len);
+        Ok(())
+    }
+
+    fn has(&self, offset: u64, len: u64, id: ChunkId) -> Result<bool> {
+        if read_id(self.image, self.target, offset, len)? != id {
+            return Err(self.differs(offset, len));
+        }
+        self.progress.add(len);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_of_zeros_that_are_worth_it_are_left_out() {
+        let mut bytes = vec![0u8; 128 * 1024];
+        assert!(without_zero_runs(&bytes).is_empty());
+        bytes[5] = 1;
+        bytes[9000] = 1;
+        bytes[100_000] = 1;
+        assert_eq!(without_zero_runs(&bytes), [0..12_288, 98_304..102_400]);
+        assert_eq!(without_zero_runs(&[1; 100]), [0..100]);
+    }
+
+    #[test]
+    fn what_is_left_is_what_lies_between() {
+        assert_eq!(gaps([].into_iter(), 10), [0..10]);
+        assert_eq!(gaps([(0, 4), (6, 2)].into_iter(), 10), [4..6, 8..10]);
+        assert_eq!(gaps([(0, 10)].into_iter(), 10), []);
+        assert_eq!(gaps([].into_iter(), 0), []);
+    }
+}

@@ -1,0 +1,375 @@
+//! Check: is everything there that the listed backups need, and is it what it should be?
+//!
+//! Packs first ([`super::packs`]): their tables are the truth about which chunks exist. Then the indexes are held to that truth,
+//! and the map of every backup is walked. Damage is named by object, and by backup, image and range where it hurts one.
+
+use super::packs::{Findings, check_packs, is_damage};
+use crate::error::{Error, Kind, Result};
+use crate::format::node::Child;
+use crate::format::pack::tile;
+use crate::format::record::{Content, Item, Record};
+use crate::format::{BackupId, ChunkId, PackId, Place, ids::SealKind};
+use crate::image::Engine;
+use crate::progress::{Cancel, Progress};
+use crate::repo::damaged::DamagedChunk;
+use crate::repo::segments::Segments;
+use crate::repo::{Repository, names};
+use crate::store::list_all;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// How thorough a check is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Of so many percent of the packs the content is read, too.
+    pub read_percent: f64,
+    /// Only these backups; none: all.
+    pub only: Vec<BackupId>,
+    /// Whether what is found is noted in the repository, so that the next backup stores it afresh.
+    pub note: bool,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// The object.
+    pub object: String,
+    /// The backup that it hurts; none: no listed backup needs it, or another copy is there.
+    pub backup: Option<String>,
+    /// The image of that backup.
+    pub image: Option<String>,
+    /// Where in the image.
+    pub offset: u64,
+    /// How many bytes of the image.
+    pub length: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Backups that can be read whole, as far as was checked.
+    pub backups_ok: u64,
+    /// What is wrong.
+    pub damaged: Vec<Damage>,
+    /// Packs that are there.
+    pub packs: u64,
+    /// Packs whose content was read.
+    pub packs_read: u64,
+    /// Bytes of them.
+    pub bytes_read: u64,
+    /// What is worth knowing but no damage.
+    pub notes: Vec<String>,
+}
+
+struct Check<'a> {
+    repository: &'a Arc<Repository>,
+    runtime: &'a Handle,
+    truth: &'a Segments,
+    findings: Findings,
+    packs: Vec<(PackId, u64)>,
+    /// Nodes below which all is right; halves of ids are enough.
+    right: HashSet<[u8; 16]>,
+    report: Report,
+    hurt: HashSet<String>,
+}
+
+/// Checks. Not to be called on a worker of the runtime.
+pub fn check(
+    engine: &Arc<Engine>,
+    runtime: &Handle,
+    options: &Options,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Report> {
+    let repository = engine.repository();
+    // Records before packs: what becomes visible meanwhile is not blamed for packs that were not listed yet.
+    let listing = runtime.block_on(repository.list())?;
+    let listed = runtime.block_on(list_all(&*repository.store, names::PACKS))?;
+    let mut packs: Vec<(PackId, u64)> =
+        listed.iter().filter_map(|one| Some((PackId(names::id_of(&one.name)?.0), one.stat.len))).collect();
+    packs.sort_unstable();
+    progress.expect(packs.iter().map(|(_, len)| len).sum());
+    let scratch = Scratch::new(repository)?;
+    let truth = Segments::open(&scratch.0);
+    let findings = check_packs(repository, runtime, &packs, options.read_percent, &truth, progress, cancel)?;
+    let report = Report {
+        packs: packs.len() as u64,
+        packs_read: findings.packs_read,
+        bytes_read: findings.bytes_read,
+        ..Report::default()
+    };
+    let mut check = Check {
+        repository,
+        runtime,
+        truth: &truth,
+        findings,
+        packs,
+        right: HashSet::new(),
+        report,
+        hurt: HashSet::new(),
+    };
+    check.indexes(cancel)?;
+    check.small_objects()?;
+    for (id, error) in &listing.damaged {
+        if options.only.is_empty() || options.only.contains(id) {
+            check.blame(format!("{}{id}", names::BACKUPS), Some(id.to_string()), None, 0..0, error);
+        }
+    }
+    for record in &listing.records {
+        if options.only.is_empty() || options.only.contains(&record.id) {
+            cancel.check()?;
+            check.backup(record)?;
+        }
+    }
+    check.blame_the_rest();
+    if options.note {
+        check.note();
+    }
+    Ok(check.report)
+}
+
+/// A folder for the truth, which may be larger than memory; gone with the check.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(repository: &Repository) -> Result<Scratch> {
+        let path = repository.cache.join(format!("check-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Check<'_> {
+    /// Every row of every index has to be where the pack's own table has it.
+    fn indexes(&mut self, cancel: &Cancel) -> Result<()> {
+        let objects = self.runtime.block_on(self.repository.index_objects())?;
+        for id in objects {
+            cancel.check()?;
+            let object = names::object(SealKind::Index, id)?.to_string();
+            match self.runtime.block_on(self.repository.read_index(id)) {
+                Ok((_, packs)) => {
+                    let wrong = packs.iter().find_map(|pack| self.wrong_row(pack));
+                    if let Some(words) = wrong {
+                        self.blame(object, None, None, 0..0, &Error::new(Kind::Corrupt, words));
+                    }
+                }
+                Err(error) if is_damage(&error) => self.blame(object, None, None, 0..0, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_row(&self, pack: &crate::format::index::PackRows) -> Option<String> {
+        if self.findings.packs.contains_key(&pack.pack) {
+            return None; // the pack is blamed
+        }
+        let there = self.packs.binary_search_by_key(&pack.pack, |(id, _)| *id).is_ok();
+        if !there {
+            return Some(format!("it speaks of pack {}, which is not there", pack.pack));
+        }
+        let (places, _end) = tile(pack.pack, &pack.rows);
+        let wrong = pack.rows.iter().zip(places).find(|(row, place)| {
+            let known_bad = self.findings.chunks.contains_key(&(pack.pack, row.id));
+            !known_bad && !self.places(row.id).contains(place)
+        });
+        wrong.map(|(row, place)| {
+            format!(
+                "it places chunk {} at byte {} of pack {}, which has it not there",
+                row.id, place.offset, pack.pack
+            )
+        })
+    }
+
+    fn places(&self, id: ChunkId) -> Vec<Place> {
+        let place = |row: crate::repo::segments::Row| Place {
+            pack: PackId(row.pack),
+            offset: row.offset,
+            len: row.len,
+        };
+        self.truth.lookup(&id.0).into_iter().map(place).collect()
+    }
+
+    /// Objects that help to find others.
+    fn small_objects(&mut self) -> Result<()> {
+        for slot in self.runtime.block_on(self.repository.key_slots())? {
+            if let Some(why) = slot.damage {
+                let object = format!("{}{}", names::KEYS, slot.id);
+                self.blame(object, None, None, 0..0, &Error::new(Kind::Corrupt, why));
+            }
+        }
+        for (object, error) in self.runtime.block_on(self.repository.damaged_helpers())? {
+            self.blame(object, None, None, 0..0, &error);
+        }
+        Ok(())
+    }
+
+    fn backup(&mut self, record: &Record) -> Result<()> {
+        let before = self.report.damaged.len();
+        for item in &record.items {
+            self.item(record, item)?;
+        }
+        if self.report.damaged.len() == before {
+            self.report.backups_ok += 1;
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, record: &Record, item: &Item) -> Result<()> {
+        let (Content::Image { size: len, root, .. } | Content::Tree { bytes: len, root, .. }) = &item.content;
+        let top = Child { id: root.id, place: root.place };
+        let mut lost = Vec::new();
+        let _right = self.node(&top, root.level, 0..*len, item, &mut lost)?;
+        for (object, range, error) in merged(lost) {
+            self.blame(object, Some(record.id.to_string()), Some(item.name.clone()), range, &error);
+        }
+        Ok(())
+    }
+
+    /// Whether all below a node is right; what is not is added to `lost`.
+    fn node(
+        &mut self,
+        child: &Child,
+        level: u8,
+        range: Range<u64>,
+        item: &Item,
+        lost: &mut Vec<Lost>,
+    ) -> Result<bool> {
+        let half: [u8; 16] = std::array::from_fn(|at| child.id.0[at]);
+        if self.right.contains(&half) {
+            return Ok(true);
+        }
+        if let Some(error) = self.is_lost(child) {
+            lost.push((object_of(child)?, range, error));
+            return Ok(false);
+        }
+        let read = self.runtime.block_on(self.repository.chunk(SealKind::Node, child.id, child.place));
+        let node = read.and_then(|plain| {
+            let node = self.repository.parse_node(child.id, &plain)?;
+            node.judge(item.root().shape()?, level, range.end - range.start)?;
+            Ok(node)
+        });
+        let node = match node {
+            Ok(node) => node,
+            Err(error) if is_damage(&error) => {
+                lost.push((object_of(child)?, range, error));
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut right = true;
+        let mut at = range.start;
+        for entry in &node.entries {
+            let here = at..at + entry.len;
+            at = here.end;
+            let Some(child) = &entry.child else { continue };
+            right &= match level.checked_sub(1) {
+                Some(below) => self.node(child, below, here, item, lost)?,
+                None => match self.is_lost(child) {
+                    None => true,
+                    Some(error) => {
+                        lost.push((object_of(child)?, here, error));
+                        false
+                    }
+                },
+            };
+        }
+        if right {
+            let _new = self.right.insert(half);
+        }
+        Ok(right)
+    }
+
+    /// Why a chunk can't be had from anywhere.
+    fn is_lost(&self, child: &Child) -> Option<Error> {
+        if !self.places(child.id).is_empty() {
+            return None;
+        }
+        let at_its_place = self.findings.chunks.get(&(child.place.pack, child.id));
+        let in_its_pack = self.findings.packs.get(&child.place.pack);
+        let not_there = || {
+            let listed = self.packs.binary_search_by_key(&child.place.pack, |(id, _)| *id).is_ok();
+            let words = if listed { "no pack has this chunk" } else { "the pack is missing" };
+            Error::new(Kind::Missing, words)
+        };
+        Some(at_its_place.or(in_its_pack).cloned().unwrap_or_else(not_there))
+    }
+
+    fn blame(
+        &mut self,
+        object: String,
+        backup: Option<String>,
+        image: Option<String>,
+        range: Range<u64>,
+        why: &Error,
+    ) {
+        let _new = self.hurt.insert(object.clone());
+        self.report.damaged.push(Damage {
+            object,
+            backup,
+            image,
+            offset: range.start,
+            length: range.end - range.start,
+            why: why.to_string(),
+        });
+    }
+
+    /// Damage that hurts no listed backup is damage all the same.
+    fn blame_the_rest(&mut self) {
+        let packs = self.findings.packs.iter().map(|(pack, error)| (*pack, error.clone()));
+        let sums = self.findings.checksums.iter().map(|(pack, error)| (*pack, error.clone()));
+        let chunks = self.findings.chunks.iter().map(|((pack, _), error)| (*pack, error.clone()));
+        let all: Vec<(PackId, Error)> = packs.chain(sums).chain(chunks).collect();
+        for (pack, error) in all {
+            let object = names::pack(pack).map_or_else(|_| pack.to_string(), |name| name.to_string());
+            if !self.hurt.contains(&object) {
+                self.blame(object, None, None, 0..0, &error);
+            }
+        }
+    }
+
+    fn note(&mut self) {
+        let whole = self.findings.packs.keys().map(|&pack| DamagedChunk { pack, chunk: None });
+        let chunks = self.findings.chunks.keys().map(|&(pack, id)| DamagedChunk { pack, chunk: Some(id) });
+        let found: Vec<DamagedChunk> = whole.chain(chunks).collect();
+        if found.is_empty() {
+            return;
+        }
+        match self.runtime.block_on(self.repository.note_damaged(&found)) {
+            Ok(()) => {
+                self.report.notes.push("the next backup of the same bytes stores them afresh".to_owned())
+            }
+            Err(error) => self.report.notes.push(format!("what is damaged could not be noted: {error}")),
+        }
+    }
+}
+
+/// An object, which bytes of the image it costs, and why.
+type Lost = (String, Range<u64>, Error);
+
+fn object_of(child: &Child) -> Result<String> {
+    Ok(names::pack(child.place.pack)?.to_string())
+}
+
+/// Neighbouring ranges of one object as one.
+fn merged(lost: Vec<Lost>) -> Vec<Lost> {
+    let mut all: Vec<Lost> = Vec::new();
+    for (object, range, error) in lost {
+        match all.last_mut() {
+            Some((before, end, _)) if *before == object && end.end == range.start => end.end = range.end,
+            _ => all.push((object, range, error)),
+        }
+    }
+    all
+}
