@@ -1,3 +1,4 @@
 //! The repository: objects with meaning.
 
 pub mod segments;
+pub mod state;
