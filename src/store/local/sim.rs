@@ -381,8 +381,8 @@ impl File for SimNode {
 
     fn write(&self, parts: &[IoSlice<'_>], at: u64) -> Result<usize> {
         let mut machine = self.disk.change()?;
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let mut len = self.piece(&mut machine, bytes.len())?;
+        let whole = parts.iter().map(|part| part.len()).sum();
+        let mut len = self.piece(&mut machine, whole)?;
         if let Some(room) = &mut machine.trouble.room {
             len = len.min(*room as usize);
             *room -= len as u64;
@@ -390,7 +390,10 @@ impl File for SimNode {
                 return Err(Errno::NOSPC);
             }
         }
-        bytes.truncate(len);
+        let mut bytes = Vec::with_capacity(len);
+        for part in parts {
+            bytes.extend_from_slice(&part[..part.len().min(len - bytes.len())]);
+        }
         let modified = machine.now;
         machine.media.make(Change::Write {
             node: self.node,
