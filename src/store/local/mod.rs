@@ -22,6 +22,7 @@ use super::{Body, Fut, Listed, Name, Stat, Store};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use disk::{Folder, Identity};
+use list::LeftOver;
 use read::OpenObjects;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,6 +42,8 @@ struct Directory {
     place: String,
     identity: Identity,
     open: OpenObjects,
+    left_over: Mutex<Option<LeftOver>>,
+    /// Folders whose own names are durable.
     durable_folders: Mutex<HashSet<String>>,
     /// The first sync that failed.
     poison: OnceLock<String>,
@@ -60,9 +63,11 @@ impl LocalStore {
     /// interrupted may have left), makes it foreign, and that is refused.
     pub fn create(path: &Path, ours: &[&str]) -> Result<LocalStore> {
         let path = absolute(path)?;
-        let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-        for path in missing.into_iter().rev() {
-            real::make_root(path).context(|| format!("make the directory {}", path.display()))?;
+        let missing = path.ancestors().skip(1).take_while(|above| !above.exists());
+        let mut folders: Vec<&Path> = std::iter::once(&*path).chain(missing).collect();
+        while let Some(folder) = folders.pop() {
+            real::make_root(folder)
+                .map_err(|errno| words::failed("make the directory", &folder.display().to_string(), errno))?;
         }
         let store = LocalStore::open(&path)?;
         store.0.refuse_foreign(ours)?;
@@ -78,6 +83,7 @@ impl LocalStore {
             place,
             identity,
             open: OpenObjects::new(),
+            left_over: Mutex::new(None),
             durable_folders: Mutex::new(HashSet::new()),
             poison: OnceLock::new(),
             temps: Dice::new(),

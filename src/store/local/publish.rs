@@ -29,7 +29,7 @@ const COMPARE_LEN: usize = 1 << 20;
 
 impl Directory {
     pub(super) fn put(&self, name: &Name, body: &Body) -> Result<()> {
-        self.refuse_if_poisoned("put", name)?;
+        self.begin("put", name)?;
         let folder = self.folder_for_writing(name)?;
         let temp = self.write_temp(&folder, name, body)?;
         match folder.publish(&temp.name, name.last()) {
@@ -43,7 +43,7 @@ impl Directory {
     }
 
     pub(super) fn delete(&self, name: &Name) -> Result<()> {
-        self.refuse_if_poisoned("delete", name)?;
+        self.begin("delete", name)?;
         self.open.forget(name);
         let folder = match self.folder_of(name) {
             Ok(folder) => folder,
@@ -145,8 +145,10 @@ impl Directory {
         let text = name.as_str();
         for (end, _) in text.match_indices('/') {
             let path = &text[..end];
-            let inner = self.enter(&*folder, path, name)?;
-            if !locked(&self.durable_folders).contains(path) {
+            let (inner, made) = self
+                .enter(&*folder, path)
+                .map_err(|errno| self.change_failed("make the folder of", name, &*folder, errno))?;
+            if made || !locked(&self.durable_folders).contains(path) {
                 self.make_folders_durable(&*folder, path, name)?;
             }
             folder = inner;
@@ -154,16 +156,17 @@ impl Directory {
         Ok(folder)
     }
 
-    fn enter(&self, above: &dyn Folder, path: &str, name: &Name) -> Result<Arc<dyn Folder>> {
+    /// Opens the folder at `path`, which is in `above`, and says whether it had to be made.
+    fn enter(&self, above: &dyn Folder, path: &str) -> rustix::io::Result<(Arc<dyn Folder>, bool)> {
         let part = path.rsplit('/').next().unwrap_or(path);
-        let open = || match above.folder(part) {
-            Err(Errno::NOENT) => match above.make_folder(part) {
-                Ok(()) | Err(Errno::EXIST) => above.folder(part),
-                Err(errno) => Err(errno),
-            },
-            result => result,
-        };
-        open().map_err(|errno| self.change_failed("make the folder of", name, above, errno))
+        match above.folder(part) {
+            Err(Errno::NOENT) => {}
+            found => return Ok((found?, false)),
+        }
+        match above.make_folder(part) {
+            Ok(()) | Err(Errno::EXIST) => Ok((above.folder(part)?, true)),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Syncs `above`, which covers every folder that was seen in it before: 256 of them cost one sync, not 256.
@@ -197,7 +200,9 @@ impl Directory {
             .hint("look after the disk, then run again: nothing is taken as stored"))
     }
 
-    fn refuse_if_poisoned(&self, doing: &str, name: &Name) -> Result<()> {
+    /// Before any change: whether there may still be one, and no listing goes on as if there had been none.
+    fn begin(&self, doing: &str, name: &Name) -> Result<()> {
+        drop(locked(&self.left_over).take());
         match self.poison.get() {
             None => Ok(()),
             Some(first) => Err(Error::new(
