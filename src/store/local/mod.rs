@@ -101,6 +101,16 @@ impl LocalStore {
         let directory = self.0.clone();
         off_the_workers(move || directory.sweep(older_than)).await
     }
+
+    /// Makes a change; no listing goes on afterwards as if there had been none.
+    fn change(&self, change: impl FnOnce(&Directory) -> Result<()> + Send + 'static) -> Fut<'static, ()> {
+        let directory = self.0.clone();
+        Box::pin(off_the_workers(move || {
+            let result = change(&directory);
+            drop(locked(&directory.left_over).take());
+            result
+        }))
+    }
 }
 
 impl Store for LocalStore {
@@ -121,8 +131,8 @@ impl Store for LocalStore {
     }
 
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
-        let (directory, name) = (self.0.clone(), name.clone());
-        Box::pin(off_the_workers(move || directory.put(&name, &body)))
+        let name = name.clone();
+        self.change(move |directory| directory.put(&name, &body))
     }
 
     fn list<'a>(&'a self, under: &'a str, after: Option<&'a Name>) -> Fut<'a, Vec<Listed>> {
@@ -131,8 +141,8 @@ impl Store for LocalStore {
     }
 
     fn delete<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
-        let (directory, name) = (self.0.clone(), name.clone());
-        Box::pin(off_the_workers(move || directory.delete(&name)))
+        let name = name.clone();
+        self.change(move |directory| directory.delete(&name))
     }
 }
 

@@ -29,7 +29,7 @@ const COMPARE_LEN: usize = 1 << 20;
 
 impl Directory {
     pub(super) fn put(&self, name: &Name, body: &Body) -> Result<()> {
-        self.begin("put", name)?;
+        self.refuse_if_poisoned("put", name)?;
         let folder = self.folder_for_writing(name)?;
         let temp = self.write_temp(&folder, name, body)?;
         match folder.publish(&temp.name, name.last()) {
@@ -43,7 +43,7 @@ impl Directory {
     }
 
     pub(super) fn delete(&self, name: &Name) -> Result<()> {
-        self.begin("delete", name)?;
+        self.refuse_if_poisoned("delete", name)?;
         self.open.forget(name);
         let folder = match self.folder_of(name) {
             Ok(folder) => folder,
@@ -200,9 +200,7 @@ impl Directory {
             .hint("look after the disk, then run again: nothing is taken as stored"))
     }
 
-    /// Before any change: whether there may still be one, and no listing goes on as if there had been none.
-    fn begin(&self, doing: &str, name: &Name) -> Result<()> {
-        drop(locked(&self.left_over).take());
+    fn refuse_if_poisoned(&self, doing: &str, name: &Name) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
             Some(first) => Err(Error::new(
