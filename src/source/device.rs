@@ -35,7 +35,7 @@ impl DeviceSource {
             size: Some(size),
             sector: Some(sector),
             identity: Some(identity(stat)),
-            disks: Beneath::device(&machine, stands_for(stat))?.disks.into_iter().collect(),
+            disks: Beneath::file(&machine, stat)?.disks.into_iter().collect(),
             model: kernel_name.as_deref().map(|name| model(&machine, name)).transpose()?.flatten(),
         };
         // A device that can't flush will tell when it is read.

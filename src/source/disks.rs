@@ -24,8 +24,13 @@ impl Beneath {
     /// What lies beneath the file, directory or block device of this name.
     pub fn path(machine: &Machine, path: &Path) -> Result<Beneath> {
         let stat = stat_path(path).context(|| format!("look at {}", path.display()))?;
+        Beneath::file(machine, &stat)
+    }
+
+    /// What lies beneath an open file, directory or block device.
+    pub fn file(machine: &Machine, stat: &Statx) -> Result<Beneath> {
         let mut found = Beneath::default();
-        found.add_file(machine, &stat)?;
+        found.add_file(machine, stat)?;
         Ok(found)
     }
 

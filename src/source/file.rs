@@ -10,7 +10,6 @@ use super::{Facts, Piece, Source};
 use crate::error::{Context, Result};
 use rustix::fs::Statx;
 use std::fs::File;
-use std::path::Path;
 
 /// A regular file that is being read.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub struct FileSource {
 impl FileSource {
     /// Reads an open file; `stat` is its own.
     pub(super) fn new(name: &str, file: File, stat: &Statx, machine: &Machine) -> Result<FileSource> {
-        let disks = Beneath::path(machine, Path::new(name))?.disks;
+        let disks = Beneath::file(machine, stat)?.disks;
         let facts = Facts {
             kind: "file".into(),
             name: name.into(),

@@ -175,6 +175,11 @@ impl Machine {
         Ok(by_id.or_else(by_device).cloned())
     }
 
+    /// Whether a file lies in a mount of afterimage's own.
+    pub fn is_own_mount(&self, stat: &Statx) -> Result<bool> {
+        Ok(self.mount_of(stat)?.is_some_and(|mount| mount.fstype == "fuse.afterimage"))
+    }
+
     /// The files and devices that are swapped to.
     pub fn swaps(&self) -> Result<Vec<PathBuf>> {
         let table =

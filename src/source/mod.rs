@@ -78,6 +78,11 @@ pub trait Source: Send {
 
 /// Opens what the user named: a regular file, a block device, or `-` for standard input.
 pub fn open(name: &str) -> Result<Box<dyn Source>> {
+    open_on(Machine::here(), name)
+}
+
+/// The same, on a machine told by others.
+pub fn open_on(machine: Machine, name: &str) -> Result<Box<dyn Source>> {
     if name == "-" {
         return Ok(Box::new(stream::Stream::stdin()?));
     }
@@ -86,7 +91,13 @@ pub fn open(name: &str) -> Result<Box<dyn Source>> {
     let _ = readable(&stat_path(Path::new(name)).context(what)?).context(what)?;
     let file = File::from(open_nonblocking(Path::new(name), OFlags::RDONLY).context(what)?);
     let stat = stat_fd(&file).context(what)?;
-    let machine = Machine::here();
+    if machine.is_own_mount(&stat)? {
+        let words =
+            format!("open source {name}: it lies in a mount of afterimage, so it is a backup already");
+        return Err(
+            Error::new(Kind::Refused, words).hint("to copy a backup to another repository: afterimage sync")
+        );
+    }
     match readable(&stat).context(what)? {
         Readable::File => Ok(Box::new(file::FileSource::new(name, file, &stat, &machine)?)),
         Readable::Device => Ok(Box::new(device::DeviceSource::new(name, file, &stat, machine)?)),
@@ -106,6 +117,12 @@ pub fn refuse_inside(name: &str, repository: &Path) -> Result<()> {
         return Err(Error::new(Kind::Refused, words).hint("name a source outside of it"));
     }
     Ok(())
+}
+
+/// The physical disks that a source shares with a repository in this directory: one broken disk takes both.
+pub fn shared_disks(source: &Facts, repository: &Path) -> Result<Vec<String>> {
+    let under = disks::Beneath::path(&Machine::here(), repository)?.disks;
+    Ok(source.disks.iter().filter(|disk| under.contains(*disk)).cloned().collect())
 }
 
 enum Readable {

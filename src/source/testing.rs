@@ -3,10 +3,11 @@
 //! A loop device is detached right after it was opened: the kernel then keeps it until the last descriptor closes, so it is gone
 //! even when the test is killed. Without root or without loop devices the helpers give `None` and print why the test is skipped.
 
-use super::machine::Machine;
+use super::machine::{Machine, stat_path};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Says that a test could not run here.
@@ -56,9 +57,13 @@ impl Loop {
         if !rustix::process::geteuid().is_root() {
             return skipped("loop devices need root");
         }
+        // Two that look for a free device at once claim the same one for a moment, and mount(8) would see it busy.
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(path) = tool("losetup", &["--find", "--show", option, &file.to_string_lossy()]) else {
             return skipped("no loop device can be had");
         };
+        drop(turn);
         let keeps_it = File::open(&path).expect("open the loop device");
         let _ = tool("losetup", &["--detach", &path]).expect("mark the loop device to go away");
         Some(Loop { path: path.into(), partitions: Vec::new(), _keeps_it: keeps_it })
@@ -174,6 +179,13 @@ impl MadeUp {
     pub(crate) fn mount(self, number: &str, point: &str, fstype: &str, from: &str) -> MadeUp {
         let line = format!("77 1 {number} / {point} rw - {fstype} {from} rw\n");
         self.append("proc/self/mountinfo", &line);
+        self
+    }
+
+    /// A real file is told to lie in a mount of this type.
+    pub(crate) fn mounting(self, file: &Path, fstype: &str) -> MadeUp {
+        let id = stat_path(file).expect("the file exists").stx_mnt_id;
+        self.append("proc/self/mountinfo", &format!("{id} 1 0:99 / /mnt rw - {fstype} something rw\n"));
         self
     }
 

@@ -212,6 +212,27 @@ fn d10_a_bind_mount_of_a_part_of_the_repository_is_still_inside_it() {
 }
 
 #[test]
+fn d10_a_file_in_a_mount_of_ours_is_refused_and_in_another_is_not() {
+    let fixture = Fixture::new(100);
+    let open = |fstype| {
+        let made = MadeUp::new().mounting(&fixture.path, fstype);
+        open_on(made.machine(), fixture.path.to_str().unwrap())
+    };
+    let Err(error) = open("fuse.afterimage") else { panic!("a backup was opened as a source") };
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    drop(open("fuse.sshfs").unwrap());
+}
+
+#[test]
+fn a_source_beside_the_repository_shares_its_disks() {
+    let fixture = Fixture::new(100);
+    let facts = fixture.open().facts().clone();
+    assert_eq!(shared_disks(&facts, fixture.dir.path()).unwrap(), facts.disks);
+    let elsewhere = Facts { disks: vec!["no such disk".into()], ..facts };
+    assert_eq!(shared_disks(&elsewhere, fixture.dir.path()).unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn a_stream_is_its_bytes_whatever_size_its_pieces_have() {
     let bytes: Vec<u8> = (0..10_000_u32).map(|at| at as u8).collect();
     for piece_max in [1, 7, 4096, 100_000] {

@@ -7,6 +7,9 @@ use super::{Body, Name, Store, list_all};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 
+/// No object that is made here is longer.
+const LEN_MAX: u64 = 4 << 20;
+
 /// One promise, and whether the store keeps it.
 #[derive(Debug)]
 pub struct Verdict {
@@ -64,7 +67,7 @@ impl Scratch<'_> {
     }
 
     async fn expect_whole(&self, name: &Name, bytes: &[u8]) -> Result<()> {
-        let there = self.store.get_whole(name, 1 << 30).await?;
+        let there = self.store.get_whole(name, LEN_MAX).await?;
         ensure(there == bytes, || format!("{name} holds {} other bytes than were put", there.len()))
     }
 
@@ -252,7 +255,12 @@ fn fails_as<T>(kind: Kind, what: &str, result: Result<T>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LocalStore, MemStore};
+    use crate::store::fault::{Fault, Harm, When};
+    use crate::store::local::sim::SimDisk;
+    use crate::store::retry::{Patience, Retry};
+    use crate::store::{AnyStore, Deadline, Limit, LocalStore, MemStore, Record, Verb, layer_tests};
+    use std::sync::Arc;
+    use std::time::Duration;
 
     async fn conforms(store: &dyn Store) {
         let verdicts = conformance(store, "conformance-1").await;
@@ -268,7 +276,67 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_simulated_disk_is_a_store_and_so_is_one_that_stutters() {
+        for piece_max in [usize::MAX, 1000] {
+            let disk = SimDisk::new();
+            disk.stutter(piece_max);
+            conforms(&LocalStore::on(disk.root(), "simulated").unwrap()).await;
+        }
+    }
+
+    #[tokio::test]
     async fn memory_is_a_store() {
         conforms(&MemStore::new()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_layer_over_a_store_is_a_store() {
+        let mem = || -> AnyStore { Arc::new(MemStore::new()) };
+        conforms(&Retry::new(mem(), Patience::NETWORK)).await;
+        conforms(&Limit::new(mem(), 1, Some(1 << 20))).await;
+        conforms(&Deadline::new(mem(), Duration::from_secs(1), 1 << 20)).await;
+        conforms(&Record::with_log(mem())).await;
+        conforms(&Fault::new(mem(), 1)).await;
+        conforms(&*layer_tests::layered(mem())).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b1_layers_make_a_store_of_one_that_often_fails_for_a_while() {
+        for seed in 0..20 {
+            let fault = Arc::new(Fault::new(Arc::new(MemStore::new()), seed));
+            for verb in Verb::ALL {
+                fault.plan(verb, When::Chance(0.1), Harm::Transient);
+                fault.plan(verb, When::Chance(0.02), Harm::Hang);
+            }
+            for verb in [Verb::Put, Verb::Delete] {
+                fault.plan(verb, When::Chance(0.1), Harm::ReplyLost);
+            }
+            let patience = Patience { attempts_max: 20, ..Patience::NETWORK };
+            let deadline = Arc::new(Deadline::new(fault.clone(), Duration::from_secs(10), 1 << 20));
+            println!("seed {seed}");
+            conforms(&Retry::new(deadline, patience)).await;
+            assert!(fault.hits() > 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_breaks_a_promise_is_told_so() {
+        for (verb, harm) in [
+            (Verb::Get, Harm::Short(1)),
+            (Verb::Get, Harm::OtherObject),
+            (Verb::GetWhole, Harm::Long(1)),
+            (Verb::List, Harm::Reorder),
+            (Verb::List, Harm::Lose),
+            (Verb::Stat, Harm::Fails(Kind::Denied)),
+            (Verb::Put, Harm::ReplyLost),
+            (Verb::Delete, Harm::Fails(Kind::Denied)),
+            (Verb::Delete, Harm::Ghost { readable: true, listed: false }),
+            (Verb::Delete, Harm::Ghost { readable: false, listed: true }),
+        ] {
+            let fault = Fault::new(Arc::new(MemStore::new()), 1);
+            fault.plan(verb, When::From(1), harm);
+            let verdicts = conformance(&fault, "conformance-1").await;
+            assert!(verdicts.iter().any(|verdict| verdict.outcome.is_err()), "{verb:?} {harm:?}");
+        }
     }
 }

@@ -1,5 +1,8 @@
-//! Restraint: so many calls at a time, so many bytes a second. Who comes too early waits in line.
+//! Restraint: so many calls at a time, so many bytes a second, and none while the store wants to be left alone.
+//!
+//! Who comes too early waits in line; when a pause ends, no more arrive than may be under way anyway.
 
+use super::retry::ComeBack;
 use super::{AnyStore, Body, Fut, Listed, Name, Stat, Store};
 use crate::error::Result;
 use bytes::Bytes;
@@ -10,24 +13,48 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+/// The longest that one answer can keep all calls away.
+const QUIET_MAX: Duration = Duration::from_secs(300);
+
 /// A store that is not asked too much at once.
 pub struct Limit {
     inner: AnyStore,
     calls: Semaphore,
+    /// Until when the store wants no calls (`ComeBack`).
+    quiet_until: Mutex<Option<Instant>>,
     pace: Option<Pace>,
 }
 
 impl Limit {
     /// `inner`, with at most `calls_max` calls under way, which move at most `bytes_per_sec` on average, if that is given.
     pub fn new(inner: AnyStore, calls_max: usize, bytes_per_sec: Option<u64>) -> Limit {
-        Limit { inner, calls: Semaphore::new(calls_max.max(1)), pace: bytes_per_sec.map(Pace::new) }
+        let (calls, pace) = (Semaphore::new(calls_max.max(1)), bytes_per_sec.map(Pace::new));
+        Limit { inner, calls, quiet_until: Mutex::new(None), pace }
     }
 
     async fn within<T>(&self, len: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
         // Nobody closes it, so this cannot fail; were it closed, the call would go through unrestrained.
         let _turn = self.calls.acquire().await;
+        self.keep_quiet().await;
         self.spend(len).await;
-        call.await
+        let result = call.await;
+        if let Some(come_back) = result.as_ref().err().and_then(ComeBack::asked_for) {
+            let until = Instant::now() + come_back.after.min(QUIET_MAX);
+            let mut quiet = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *quiet = (*quiet).max(Some(until));
+        }
+        result
+    }
+
+    /// Waits while the store wants no calls, which it may say again meanwhile.
+    async fn keep_quiet(&self) {
+        loop {
+            let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => return,
+            }
+        }
     }
 
     async fn spend(&self, len: u64) {

@@ -1,12 +1,15 @@
 //! Stores: named immutable objects, and nothing more.
 //!
 //! A store is asked six things. What it holds is published whole or not at all, never replaced, and read by range.
-//! Layers (retry, limit, fault, record) are stores that wrap a store; one conformance suite holds all of them.
+//! Layers (retry, limit, deadline, record, fault) are stores that wrap a store; one conformance suite holds all of them.
 //! Nothing above this room may assume cheap small reads, cheap listing, or rename.
 
 pub mod conformance;
+pub mod deadline;
 mod dice;
 pub mod fault;
+#[cfg(test)]
+mod layer_tests;
 pub mod limit;
 pub mod local;
 pub mod mem;
@@ -16,6 +19,7 @@ pub mod record;
 pub mod retry;
 mod verb;
 
+pub use deadline::Deadline;
 pub use fault::Fault;
 pub use limit::Limit;
 pub use local::LocalStore;

@@ -1,22 +1,19 @@
 //! Trying again: the only place that does.
 //!
 //! Tried again is what may pass (`Kind::may_pass`), and once what came broken: a transfer that was cut looks like damage, and
-//! damage stays. Pauses grow and are jittered; a store that names its own pause is obeyed by all callers of this layer at
-//! once. Each attempt and the whole call have a deadline, so that a store that says nothing costs an error and no more.
+//! damage stays. Pauses grow and are jittered, and are as long as the store asked for (`ComeBack`). The whole has a deadline.
 //!
 //! A store that answers at the first poll is passed through: no timer is made, no runtime is needed.
 
+use super::deadline::in_time;
 use super::dice::Dice;
 use super::{AnyStore, Body, Fut, Listed, Name, Stat, Store};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
-use std::future::Future;
+use std::fmt;
 use std::ops::Range;
-use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +24,6 @@ pub struct Patience {
     pub first_pause: Duration,
     /// The longest pause of our own choice.
     pub pause_max: Duration,
-    /// What an attempt may take, apart from moving bytes.
-    pub attempt_time: Duration,
-    /// The slowest that bytes may move, per second; what is slower counts as no answer.
-    pub bytes_per_sec_min: u64,
     /// What all attempts and pauses may take together.
     pub overall_time: Duration,
 }
@@ -41,18 +34,14 @@ impl Patience {
         attempts_max: 6,
         first_pause: Duration::from_millis(200),
         pause_max: Duration::from_secs(20),
-        attempt_time: Duration::from_secs(30),
-        bytes_per_sec_min: 256 * 1024,
-        overall_time: Duration::from_secs(600),
+        overall_time: Duration::from_secs(900),
     };
 
-    /// For a directory, whose disk may sync for minutes and should not be asked to do that twice at a time.
+    /// For a directory, whose disk may take minutes to sync.
     pub const DIRECTORY: Patience = Patience {
         attempts_max: 4,
         first_pause: Duration::from_millis(100),
         pause_max: Duration::from_secs(2),
-        attempt_time: Duration::from_secs(600),
-        bytes_per_sec_min: 64 * 1024,
         overall_time: Duration::from_secs(3600),
     };
 }
@@ -64,8 +53,15 @@ pub struct ComeBack {
     pub after: Duration,
 }
 
-impl std::fmt::Display for ComeBack {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl ComeBack {
+    /// The wish that an error carries.
+    pub fn asked_for(error: &Error) -> Option<ComeBack> {
+        std::error::Error::source(error)?.downcast_ref::<ComeBack>().copied()
+    }
+}
+
+impl fmt::Display for ComeBack {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "it asks to come back in {:.1} s", self.after.as_secs_f64())
     }
 }
@@ -77,48 +73,40 @@ pub struct Retry {
     inner: AnyStore,
     patience: Patience,
     dice: Dice,
-    /// Until when the store wants to be left alone.
-    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Retry {
     /// `inner`, tried as `patience` says.
     pub fn new(inner: AnyStore, patience: Patience) -> Retry {
-        Retry { inner, patience, dice: Dice::new(), quiet_until: Mutex::new(None) }
+        Retry { inner, patience, dice: Dice::new() }
     }
 
-    /// Calls until it goes well, may not be tried again, or took too long. `len` is how many bytes may have to move.
-    async fn persist<'a, T>(&'a self, call: Call<'a>, len: u64, ask: impl Fn() -> Fut<'a, T>) -> Result<T>
-    where
-        T: Sound,
-    {
+    /// Asks until it goes well, may not be tried again, or took too long.
+    async fn persist<'a, T: Sound>(&self, call: Call<'a>, ask: impl Fn() -> Fut<'a, T>) -> Result<T> {
         let last = Mutex::new(None);
-        let mut attempts = pin!(self.attempts(call, len, ask, &last));
-        if let Poll::Ready(result) = first_poll(attempts.as_mut()).await {
-            return result;
-        }
-        match tokio::time::timeout(self.patience.overall_time, attempts).await {
-            Ok(result) => result,
-            Err(_) => {
-                let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Err(last.unwrap_or_else(|| self.silence(call, self.patience.overall_time)))
-                    .context(|| format!("gave up after {:.0} s", self.patience.overall_time.as_secs_f64()))
-            }
-        }
+        let outcome = in_time(self.patience.overall_time, self.attempts(call, ask, &last)).await;
+        outcome.unwrap_or_else(|| {
+            let last: Option<Error> = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let silence = || {
+                let words = format!("{call} in {}: no answer", self.inner.place());
+                Error::new(Kind::Unreachable, words)
+            };
+            let time = self.patience.overall_time.as_secs_f64();
+            Err(last.unwrap_or_else(silence)).context(|| format!("gave up after {time:.0} s"))
+        })
     }
 
+    /// The attempts and the pauses between them; `last` is where the latest failure is left.
     async fn attempts<'a, T: Sound>(
-        &'a self,
+        &self,
         call: Call<'a>,
-        len: u64,
         ask: impl Fn() -> Fut<'a, T>,
         last: &Mutex<Option<Error>>,
     ) -> Result<T> {
         let mut doubted = false;
         let mut attempt = 1;
         loop {
-            self.keep_quiet().await;
-            let error = match self.attempt(call, len, ask()).await.and_then(|answer| answer.sound(call)) {
+            let error = match ask().await.and_then(|answer| answer.sound(call)) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -129,7 +117,7 @@ impl Retry {
             if attempt >= self.patience.attempts_max {
                 return Err(error).context(|| format!("gave up after {attempt} attempts"));
             }
-            tracing::debug!(%error, attempt, "trying the store again");
+            tracing::debug!(%error, attempt, "asking the store again");
             let pause = self.pause(attempt, &error);
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             if !broken_once {
@@ -139,64 +127,31 @@ impl Retry {
         }
     }
 
-    async fn attempt<'a, T>(&self, call: Call<'_>, len: u64, mut asked: Fut<'a, T>) -> Result<T> {
-        if let Poll::Ready(result) = first_poll(asked.as_mut()).await {
-            return result;
-        }
-        let seconds_for_bytes = len / self.patience.bytes_per_sec_min.max(1);
-        let time = self.patience.attempt_time.saturating_add(Duration::from_secs(seconds_for_bytes));
-        tokio::time::timeout(time, asked).await.unwrap_or_else(|_| Err(self.silence(call, time)))
-    }
-
-    /// How long to stay away after this failure. What the store itself asked for holds for everybody.
+    /// How long to stay away after this failure; no store may ask for longer than we would wait at all.
     fn pause(&self, attempt: u32, error: &Error) -> Duration {
         let doubled = self.patience.first_pause.saturating_mul(1 << (attempt - 1).min(20));
         let own = doubled.min(self.patience.pause_max).mul_f64(0.5 + self.dice.fraction() / 2.0);
-        let Some(come_back) = come_back(error) else { return own };
-        // No store may keep us longer than we would wait at all.
-        let after = come_back.after.min(self.patience.overall_time);
-        let mut quiet = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *quiet = (*quiet).max(Some(Instant::now() + after));
-        own.max(after)
-    }
-
-    /// Waits while the store wants no calls; then a moment more, so that those who waited do not all come at once.
-    async fn keep_quiet(&self) {
-        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(until) = until.filter(|until| *until > Instant::now()) {
-            let moment = self.patience.first_pause.mul_f64(self.dice.fraction());
-            tokio::time::sleep_until(until + moment).await;
-        }
-    }
-
-    fn silence(&self, call: Call<'_>, time: Duration) -> Error {
-        let words = format!("{call} in {}: no answer in {:.0} s", self.inner.place(), time.as_secs_f64());
-        Error::new(Kind::Unreachable, words)
+        let asked_for = ComeBack::asked_for(error).map_or(Duration::ZERO, |come_back| come_back.after);
+        own + asked_for.min(self.patience.overall_time)
     }
 }
 
 /// A call, for messages and for judging its answer.
 #[derive(Clone, Copy)]
 struct Call<'a> {
-    verb: &'static str,
+    what: &'static str,
     object: &'a str,
-    /// How long the answer has to be, and how long it may be.
-    answer_len: (u64, u64),
+    /// How long the answer has to be at least and at most, where it is bytes.
+    len: (u64, u64),
 }
 
-impl<'a> Call<'a> {
-    fn new(verb: &'static str, object: &'a str) -> Call<'a> {
-        Call { verb, object, answer_len: (0, u64::MAX) }
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.what, self.object)
     }
 }
 
-impl std::fmt::Display for Call<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} {}", self.verb, self.object)
-    }
-}
-
-/// Answers of which it can be seen whether they are whole.
+/// Answers; of some it can be seen whether they are whole.
 trait Sound: Sized {
     fn sound(self, _call: Call<'_>) -> Result<Self> {
         Ok(self)
@@ -205,7 +160,7 @@ trait Sound: Sized {
 
 impl Sound for Bytes {
     fn sound(self, call: Call<'_>) -> Result<Bytes> {
-        let (min, max) = call.answer_len;
+        let (min, max) = call.len;
         let len = self.len() as u64;
         if min <= len && len <= max {
             return Ok(self);
@@ -219,15 +174,6 @@ impl Sound for Stat {}
 impl Sound for () {}
 impl Sound for Vec<Listed> {}
 
-fn come_back(error: &Error) -> Option<ComeBack> {
-    std::error::Error::source(error)?.downcast_ref::<ComeBack>().copied()
-}
-
-/// What the future says right now.
-async fn first_poll<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
-    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
-}
-
 impl Store for Retry {
     fn place(&self) -> String {
         self.inner.place()
@@ -235,29 +181,32 @@ impl Store for Retry {
 
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         let len = range.end.saturating_sub(range.start);
-        let call = Call { answer_len: (len, len), ..Call::new("get", name.as_str()) };
-        Box::pin(self.persist(call, len, move || self.inner.get(name, range.clone())))
+        let call = Call { what: "get", object: name.as_str(), len: (len, len) };
+        Box::pin(self.persist(call, move || self.inner.get(name, range.clone())))
     }
 
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
-        let call = Call { answer_len: (0, len_max), ..Call::new("get", name.as_str()) };
-        Box::pin(self.persist(call, len_max, move || self.inner.get_whole(name, len_max)))
+        let call = Call { what: "get", object: name.as_str(), len: (0, len_max) };
+        Box::pin(self.persist(call, move || self.inner.get_whole(name, len_max)))
     }
 
     fn stat<'a>(&'a self, name: &'a Name) -> Fut<'a, Stat> {
-        Box::pin(self.persist(Call::new("stat", name.as_str()), 0, || self.inner.stat(name)))
+        let call = Call { what: "stat", object: name.as_str(), len: (0, 0) };
+        Box::pin(self.persist(call, || self.inner.stat(name)))
     }
 
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
-        let call = Call::new("put", name.as_str());
-        Box::pin(self.persist(call, body.len(), move || self.inner.put(name, body.clone())))
+        let call = Call { what: "put", object: name.as_str(), len: (0, 0) };
+        Box::pin(self.persist(call, move || self.inner.put(name, body.clone())))
     }
 
     fn list<'a>(&'a self, under: &'a str, after: Option<&'a Name>) -> Fut<'a, Vec<Listed>> {
-        Box::pin(self.persist(Call::new("list", under), 0, move || self.inner.list(under, after)))
+        let call = Call { what: "list", object: under, len: (0, 0) };
+        Box::pin(self.persist(call, move || self.inner.list(under, after)))
     }
 
     fn delete<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
-        Box::pin(self.persist(Call::new("delete", name.as_str()), 0, || self.inner.delete(name)))
+        let call = Call { what: "delete", object: name.as_str(), len: (0, 0) };
+        Box::pin(self.persist(call, || self.inner.delete(name)))
     }
 }

@@ -137,7 +137,7 @@ impl Facts {
             what: What::of(stat),
             size: stat.stx_size,
             is_source: guarded.source == Some(&identity),
-            in_own_mount: is_own(machine, stat)?,
+            in_own_mount: machine.is_own_mount(stat)?,
             identity: Some(identity),
             real,
             ..Facts::default()
@@ -160,7 +160,7 @@ impl Facts {
             path: path.to_owned(),
             real: path.file_name().map_or(real.clone(), |name| real.join(name)),
             in_repository,
-            in_own_mount: is_own(around.machine, &stat)?,
+            in_own_mount: around.machine.is_own_mount(&stat)?,
             ..Facts::default()
         })
     }
@@ -288,10 +288,6 @@ fn fingerprint(machine: &Machine, name: &str, size: u64) -> Result<String> {
     };
     let start = machine.attribute(name, "start")?.unwrap_or_default();
     Ok(format!("block {of_disk} partition {} from {start} of {size} bytes", partition.unwrap_or_default()))
-}
-
-fn is_own(machine: &Machine, stat: &Statx) -> Result<bool> {
-    Ok(machine.mount_of(stat)?.is_some_and(|mount| mount.fstype == "fuse.afterimage"))
 }
 
 fn real_path(fd: BorrowedFd<'_>) -> Result<PathBuf> {

@@ -12,8 +12,12 @@ use crate::source::machine::{Machine, open_nonblocking, stat_fd, stat_path};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
+
+const BUSY_TRIES_MAX: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A target that may be written.
 pub struct Opened {
@@ -49,7 +53,7 @@ fn open_existing(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>) -> 
         What::Regular => OFlags::empty(),
         other => return Err(Refusal::NoTarget(other).into_error(path)),
     };
-    let file = match open_nonblocking(path, OFlags::RDWR | exclusive) {
+    let file = match open_patiently(path, OFlags::RDWR | exclusive) {
         Ok(fd) => File::from(fd),
         Err(error) => return Err(why_not_opened(path, stat, wish, around, error)?),
     };
@@ -67,6 +71,17 @@ fn open_existing(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>) -> 
     }
     let target = Box::new(Local::new(file, path, wish.size, None)?);
     Ok(Opened { target, facts, verdict })
+}
+
+/// Devices are held for moments when they appear or change (partition scans, RAID assembly): who is busy for longer is in use.
+fn open_patiently(path: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    for _ in 0..BUSY_TRIES_MAX {
+        match open_nonblocking(path, how) {
+            Err(Errno::BUSY) => std::thread::sleep(BUSY_PAUSE),
+            other => return other,
+        }
+    }
+    open_nonblocking(path, how)
 }
 
 /// A target that can't be opened is judged all the same, for the judge knows better words than the kernel.

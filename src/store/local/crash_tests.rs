@@ -134,6 +134,18 @@ fn a5_a_delete_that_a_killed_process_left_unsynced_is_made_to_stay_by_the_next()
 }
 
 #[test]
+fn a5_a_folder_that_somebody_removed_is_made_and_made_durable_anew() {
+    let disk = disk_with(&[]);
+    let writer = store(&disk);
+    put(&writer, "index/a", BODY).unwrap();
+    disk.take_away("index");
+    put(&writer, "index/a", BODY).unwrap();
+    for crashed in disk.crashes() {
+        assert!(survives(&crashed, &[], "index/a", "in a folder that was gone"));
+    }
+}
+
+#[test]
 fn a9_the_same_bytes_again_are_success_and_are_made_durable_whoever_wrote_them() {
     let disk = SimDisk::new();
     disk.root().make_folder("index").unwrap();

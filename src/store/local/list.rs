@@ -1,11 +1,14 @@
-//! Listing: one page of objects by name, out of folders that the file system shows in no order.
+//! Listing: pages of objects by name, out of folders that the file system shows in no order.
+//!
+//! A folder is read once for many pages: what did not fit into one is kept for the next, which must ask for just what comes
+//! then; whoever begins anew, or has changed something since, sees the folder as it is.
 //!
 //! Holds: what somebody else left in the store (temps, links, names that are no object names) is passed over, and a folder of any
-//! size takes the memory of one page.
+//! size takes bounded memory.
 
-use super::Directory;
 use super::disk::{Folder, Sort};
 use super::words::failed;
+use super::{Directory, locked};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Listed, Name, Stat};
 use rustix::io::Errno;
@@ -14,19 +17,42 @@ use std::collections::BinaryHeap;
 /// How many objects an answer holds.
 const PAGE_LEN: usize = 1000;
 
+/// How many entries of a folder are sorted at a time.
+pub(super) const KEYS_MAX: usize = 1 << 16;
+
+/// A folder's entries in the order in which the objects in them sort: a folder's key ends in `/`.
+#[derive(Default)]
+struct Keys {
+    /// The next ones, the first of them last.
+    reversed: Vec<String>,
+    /// Whether the folder holds more behind them.
+    more: bool,
+}
+
+/// What a page left over: the entries of the folder `prefix` behind the key `behind`.
+pub(super) struct LeftOver {
+    prefix: String,
+    behind: String,
+    keys: Keys,
+}
+
 impl Directory {
     pub(super) fn page(&self, under: &str, after: Option<&Name>) -> Result<Vec<Listed>> {
         let folder = under.strip_suffix('/').unwrap_or(under);
         if !under.is_empty() && (folder.len() == under.len() || Name::parse(folder).is_err()) {
             return Err(Error::new(Kind::Usage, format!("list: {under:?} is not a folder of objects")));
         }
-        let mut page = Page { after: after.map_or("", Name::as_str), found: Vec::new() };
+        let left_over = locked(&self.left_over).take();
+        let mut page = Page { after: after.map_or("", Name::as_str), found: Vec::new(), left_over };
         let walked = match self.folder_at(folder) {
             Ok(root) => page.walk(&*root, under),
             Err(errno) => Err(errno),
         };
         match walked {
-            Ok(()) | Err(Errno::NOENT) => Ok(page.found),
+            Ok(()) | Err(Errno::NOENT) => {
+                *locked(&self.left_over) = page.left_over;
+                Ok(page.found)
+            }
             Err(errno) => Err(failed("list", &format!("{}/{under}", self.place), errno)),
         }
     }
@@ -35,6 +61,7 @@ impl Directory {
 struct Page<'a> {
     after: &'a str,
     found: Vec<Listed>,
+    left_over: Option<LeftOver>,
 }
 
 impl Page<'_> {
@@ -43,23 +70,30 @@ impl Page<'_> {
     }
 
     fn walk(&mut self, folder: &dyn Folder, prefix: &str) -> rustix::io::Result<()> {
+        let mut keys = self.keys_left_over(prefix);
         let mut last = String::new();
-        while !self.is_full() {
-            let keys = self.next_keys(folder, prefix, &last)?;
-            let Some(newest) = keys.last() else { return Ok(()) };
-            last.clone_from(newest);
-            for key in keys {
-                // What vanished since it was seen was deleted beside us.
-                match self.visit(folder, prefix, &key) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(errno),
-                }
-                if self.is_full() {
+        loop {
+            let Some(key) = keys.reversed.pop() else {
+                if !keys.more {
                     return Ok(());
                 }
+                keys = self.keys(folder, prefix, &last)?;
+                continue;
+            };
+            match self.visit(folder, prefix, &key) {
+                // What vanished since it was seen was deleted beside us.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
             }
+            if self.is_full() {
+                // A page that was filled inside a folder has left over the rest of that one.
+                if !key.ends_with('/') {
+                    self.left_over = Some(LeftOver { prefix: prefix.to_owned(), behind: key, keys });
+                }
+                return Ok(());
+            }
+            last = key;
         }
-        Ok(())
     }
 
     fn visit(&mut self, folder: &dyn Folder, prefix: &str, key: &str) -> rustix::io::Result<()> {
@@ -73,28 +107,45 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// The next page's worth of entries behind `last`. A folder's key ends in `/`: so keys sort as the names under them do.
-    fn next_keys(&self, folder: &dyn Folder, prefix: &str, last: &str) -> rustix::io::Result<Vec<String>> {
-        let mut smallest = BinaryHeap::with_capacity(PAGE_LEN + 1);
+    /// What the last page left over of this folder, if this one goes on just there; otherwise all is still to be read.
+    fn keys_left_over(&mut self, prefix: &str) -> Keys {
+        let goes_on = |left: &mut LeftOver| {
+            left.prefix == prefix && self.after.strip_prefix(prefix) == Some(left.behind.as_str())
+        };
+        match self.left_over.take_if(goes_on) {
+            Some(left) => left.keys,
+            None => Keys { reversed: Vec::new(), more: true },
+        }
+    }
+
+    /// The next entries behind `last` that may hold what we look for.
+    fn keys(&self, folder: &dyn Folder, prefix: &str, last: &str) -> rustix::io::Result<Keys> {
+        let mut smallest = BinaryHeap::new();
+        let mut more = false;
         folder.each(&mut |name, sort| {
             let key = match sort {
                 Sort::File => name.to_owned(),
                 Sort::Folder => format!("{name}/"),
                 Sort::Other => return,
             };
-            if key.as_str() > last && self.may_hold_more(&format!("{prefix}{key}"), name) {
+            if key.as_str() > last && self.may_hold_more(prefix, &key) && Name::parse(name).is_ok() {
                 smallest.push(key);
-                if smallest.len() > PAGE_LEN {
+                if smallest.len() > KEYS_MAX {
                     drop(smallest.pop());
+                    more = true;
                 }
             }
         })?;
-        Ok(smallest.into_sorted_vec())
+        let mut reversed = smallest.into_sorted_vec();
+        reversed.reverse();
+        Ok(Keys { reversed, more })
     }
 
-    /// Whether the object `path`, or some object in the folder `path`, can be one of those we look for.
-    fn may_hold_more(&self, path: &str, last_part: &str) -> bool {
-        let is_behind = path > self.after || (path.ends_with('/') && self.after.starts_with(path));
-        is_behind && Name::parse(last_part).is_ok()
+    /// Whether the object with this key, or some object in the folder with this key, comes behind `after`.
+    fn may_hold_more(&self, prefix: &str, key: &str) -> bool {
+        match self.after.strip_prefix(prefix) {
+            Some(after) => key > after || (key.ends_with('/') && after.starts_with(key)),
+            None => prefix > self.after,
+        }
     }
 }

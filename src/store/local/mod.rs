@@ -22,6 +22,7 @@ use super::{Body, Fut, Listed, Name, Stat, Store};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use disk::{Folder, Identity};
+use list::LeftOver;
 use read::OpenObjects;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,6 +42,8 @@ struct Directory {
     place: String,
     identity: Identity,
     open: OpenObjects,
+    left_over: Mutex<Option<LeftOver>>,
+    /// Folders whose own names are durable.
     durable_folders: Mutex<HashSet<String>>,
     /// The first sync that failed.
     poison: OnceLock<String>,
@@ -60,9 +63,11 @@ impl LocalStore {
     /// interrupted may have left), makes it foreign, and that is refused.
     pub fn create(path: &Path, ours: &[&str]) -> Result<LocalStore> {
         let path = absolute(path)?;
-        let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-        for path in missing.into_iter().rev() {
-            real::make_root(path).context(|| format!("make the directory {}", path.display()))?;
+        let missing = path.ancestors().skip(1).take_while(|above| !above.exists());
+        let mut folders: Vec<&Path> = std::iter::once(&*path).chain(missing).collect();
+        while let Some(folder) = folders.pop() {
+            real::make_root(folder)
+                .map_err(|errno| words::failed("make the directory", &folder.display().to_string(), errno))?;
         }
         let store = LocalStore::open(&path)?;
         store.0.refuse_foreign(ours)?;
@@ -78,6 +83,7 @@ impl LocalStore {
             place,
             identity,
             open: OpenObjects::new(),
+            left_over: Mutex::new(None),
             durable_folders: Mutex::new(HashSet::new()),
             poison: OnceLock::new(),
             temps: Dice::new(),
@@ -94,6 +100,16 @@ impl LocalStore {
     pub async fn sweep(&self, older_than: Duration) -> Result<u64> {
         let directory = self.0.clone();
         off_the_workers(move || directory.sweep(older_than)).await
+    }
+
+    /// Makes a change; no listing goes on afterwards as if there had been none.
+    fn change(&self, change: impl FnOnce(&Directory) -> Result<()> + Send + 'static) -> Fut<'static, ()> {
+        let directory = self.0.clone();
+        Box::pin(off_the_workers(move || {
+            let result = change(&directory);
+            drop(locked(&directory.left_over).take());
+            result
+        }))
     }
 }
 
@@ -115,8 +131,8 @@ impl Store for LocalStore {
     }
 
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
-        let (directory, name) = (self.0.clone(), name.clone());
-        Box::pin(off_the_workers(move || directory.put(&name, &body)))
+        let name = name.clone();
+        self.change(move |directory| directory.put(&name, &body))
     }
 
     fn list<'a>(&'a self, under: &'a str, after: Option<&'a Name>) -> Fut<'a, Vec<Listed>> {
@@ -125,8 +141,8 @@ impl Store for LocalStore {
     }
 
     fn delete<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
-        let (directory, name) = (self.0.clone(), name.clone());
-        Box::pin(off_the_workers(move || directory.delete(&name)))
+        let name = name.clone();
+        self.change(move |directory| directory.delete(&name))
     }
 }
 

@@ -145,8 +145,10 @@ impl Directory {
         let text = name.as_str();
         for (end, _) in text.match_indices('/') {
             let path = &text[..end];
-            let inner = self.enter(&*folder, path, name)?;
-            if !locked(&self.durable_folders).contains(path) {
+            let (inner, made) = self
+                .enter(&*folder, path)
+                .map_err(|errno| self.change_failed("make the folder of", name, &*folder, errno))?;
+            if made || !locked(&self.durable_folders).contains(path) {
                 self.make_folders_durable(&*folder, path, name)?;
             }
             folder = inner;
@@ -154,16 +156,17 @@ impl Directory {
         Ok(folder)
     }
 
-    fn enter(&self, above: &dyn Folder, path: &str, name: &Name) -> Result<Arc<dyn Folder>> {
+    /// Opens the folder at `path`, which is in `above`, and says whether it had to be made.
+    fn enter(&self, above: &dyn Folder, path: &str) -> rustix::io::Result<(Arc<dyn Folder>, bool)> {
         let part = path.rsplit('/').next().unwrap_or(path);
-        let open = || match above.folder(part) {
-            Err(Errno::NOENT) => match above.make_folder(part) {
-                Ok(()) | Err(Errno::EXIST) => above.folder(part),
-                Err(errno) => Err(errno),
-            },
-            result => result,
-        };
-        open().map_err(|errno| self.change_failed("make the folder of", name, above, errno))
+        match above.folder(part) {
+            Err(Errno::NOENT) => {}
+            found => return Ok((found?, false)),
+        }
+        match above.make_folder(part) {
+            Ok(()) | Err(Errno::EXIST) => Ok((above.folder(part)?, true)),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Syncs `above`, which covers every folder that was seen in it before: 256 of them cost one sync, not 256.

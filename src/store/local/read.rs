@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// How many objects stay open.
-const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+pub(super) const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// The objects read last.
 pub(super) struct OpenObjects(Mutex<LruCache<Name, Arc<Open>>>);

@@ -6,7 +6,7 @@
 use super::disk::{Facts, File, Folder, Identity, Sort};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
-use rustix::io::{Errno, Result};
+use rustix::io::{Errno, Result, retry_on_intr};
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,18 +14,22 @@ use std::time::{Duration, SystemTime};
 
 /// Opens the directory at `path`; here links are followed, since the user wrote the path.
 pub(super) fn root(path: &Path) -> Result<Arc<dyn Folder>> {
-    let fd = fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(Arc::new(RealFolder::from(fd)?))
+    Ok(Arc::new(RealFolder::at(path)?))
 }
 
-/// Makes one directory and its name durable; one that is there is fine.
+/// Makes one directory, if it is not there, and its name durable, also if somebody else made it who did not live to do so.
 pub(super) fn make_root(path: &Path) -> Result<()> {
-    match fs::mkdir(path, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let made = match fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno),
+    };
+    match RealFolder::at(path.parent().unwrap_or(path)) {
+        Ok(parent) => parent.sync(),
+        // We could not have made it: its name is the business of whoever did.
+        Err(_) if !made => Ok(()),
+        Err(errno) => Err(errno),
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_folder(fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 struct RealFile(OwnedFd);
@@ -48,20 +52,26 @@ impl File for RealFile {
     }
 }
 
-struct RealFolder {
+pub(super) struct RealFolder {
     fd: OwnedFd,
-    /// For what is made in it: its own owner bits, and its group's. Others get nothing: the key may lie beside the data.
+    /// For the folders made in it; files get the same without the right to enter.
     mode: Mode,
 }
 
 impl RealFolder {
+    pub(super) fn at(path: &Path) -> Result<RealFolder> {
+        let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        RealFolder::from(retry_on_intr(|| fs::open(path, how, Mode::empty()))?)
+    }
+
     fn from(fd: OwnedFd) -> Result<RealFolder> {
-        let group = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode) & Mode::RWXG;
-        Ok(RealFolder { fd, mode: Mode::RWXU | group })
+        let mode = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode);
+        Ok(RealFolder { fd, mode: Mode::RWXU | shared_with_group(mode) })
     }
 
     fn open_at(&self, name: &str, how: OFlags, mode: Mode) -> Result<OwnedFd> {
-        fs::openat(&self.fd, name, how | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)
+        let how = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        retry_on_intr(|| fs::openat(&self.fd, name, how, mode))
     }
 }
 
@@ -128,7 +138,7 @@ impl Folder for RealFolder {
 }
 
 impl RealFolder {
-    fn publish_by_link(&self, from: &str, to: &str) -> Result<()> {
+    pub(super) fn publish_by_link(&self, from: &str, to: &str) -> Result<()> {
         match fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
             // The second name does no harm: should it stay, it is swept later.
             Ok(()) => {
@@ -148,6 +158,12 @@ impl RealFolder {
             told => sort_of(told),
         }
     }
+}
+
+/// The group gets what it has above, if somebody decided that: a directory that is open to all only shows nobody did. The key may
+/// lie beside the data, so others get nothing.
+fn shared_with_group(above: Mode) -> Mode {
+    if above.intersects(Mode::RWXO) { Mode::empty() } else { above & Mode::RWXG }
 }
 
 /// A file system whose directories cannot be synced keeps names in its own way, and answers `INVAL`.

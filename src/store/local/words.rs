@@ -8,8 +8,12 @@ use rustix::io::Errno;
 pub(super) fn failed(doing: &str, path: &str, errno: Errno) -> Error {
     let words = format!("{doing} {path}");
     match errno {
-        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => {
-            Error::new(Kind::Refused, format!("{words}: it is a link or not what a store keeps there"))
+        Errno::NOTDIR => {
+            Error::new(Kind::Refused, format!("{words}: a file or a link is where a folder should be"))
+        }
+        Errno::ISDIR => Error::new(Kind::Refused, format!("{words}: a folder is where a file should be")),
+        Errno::LOOP => {
+            Error::new(Kind::Refused, format!("{words}: it is a link or a special file, no store made it"))
         }
         Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::BUSY => {
             Error::new(Kind::Busy, words).caused_by(std::io::Error::from(errno))

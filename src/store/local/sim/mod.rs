@@ -6,46 +6,19 @@
 //! succeeds when asked again; calls are interrupted or short; the disk is full; nothing may be changed.
 //! Faults it does not make: damage to what was synced, time that runs by itself.
 
-use super::disk::{Facts, File, Folder, Identity, Sort};
-use crate::store::dice::Dice;
+mod media;
+
+use super::disk::{Facts, File, Folder, Sort};
+use media::{Change, Media, Node, ROOT};
 use rustix::io::{Errno, Result};
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// How many crash states of one moment are looked at; of more, so many that chance picks.
-const CRASHES_MAX: u64 = 4096;
-
-const ROOT: u64 = 1;
-
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Machine>>);
-
-/// What stands on the disk and what does not yet, at one moment.
-#[derive(Clone)]
-struct Media {
-    live: Nodes,
-    synced: Nodes,
-    unsynced: Vec<Change>,
-    next_node: u64,
-}
-
-type Nodes = BTreeMap<u64, Node>;
-
-#[derive(Clone)]
-enum Node {
-    File { bytes: Arc<Vec<u8>>, modified: SystemTime },
-    Folder { names: BTreeMap<String, u64> },
-}
-
-#[derive(Clone)]
-enum Change {
-    Write { node: u64, at: usize, bytes: Arc<Vec<u8>>, modified: SystemTime },
-    Enter { node: u64, name: String, what: u64 },
-    Leave { node: u64, name: String },
-}
 
 struct Machine {
     media: Media,
@@ -77,8 +50,7 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty disk.
     pub fn new() -> SimDisk {
-        let nodes = Nodes::from([(ROOT, Node::Folder { names: BTreeMap::new() })]);
-        SimDisk::with(Media { live: nodes.clone(), synced: nodes, unsynced: Vec::new(), next_node: ROOT + 1 })
+        SimDisk::with(Media::new())
     }
 
     fn with(media: Media) -> SimDisk {
@@ -102,9 +74,21 @@ impl SimDisk {
         self.machine().now += by;
     }
 
+    /// How many calls it has had.
+    pub fn calls(&self) -> u64 {
+        self.machine().calls
+    }
+
     /// How many syncs it was asked for.
     pub fn syncs(&self) -> u64 {
         self.machine().syncs
+    }
+
+    /// Removes an entry of the root for good, with all that is in it, as another program would.
+    pub fn take_away(&self, name: &str) {
+        let mut machine = self.machine();
+        machine.media.make(Change::Leave { node: ROOT, name: name.to_owned() });
+        machine.media.sync(ROOT);
     }
 
     /// Makes the call fail that is the `nth` from now on; the first is 1. A sync that fails loses what it was to keep.
@@ -207,142 +191,10 @@ impl SimDisk {
             Err(errno) => {
                 let mut machine = self.machine();
                 machine.trouble.failed_sync = true;
-                machine.media.unsynced.retain(|change| change.node() != node);
+                machine.media.lose(node);
                 Err(errno)
             }
         }
-    }
-}
-
-impl Media {
-    fn make(&mut self, change: Change) {
-        change.apply(&mut self.live);
-        self.unsynced.push(change);
-    }
-
-    /// A node that has no name yet; its emptiness needs no sync, its name does.
-    fn new_node(&mut self, node: Node) -> u64 {
-        let number = self.next_node;
-        self.next_node += 1;
-        drop(self.live.insert(number, node.clone()));
-        drop(self.synced.insert(number, node));
-        number
-    }
-
-    fn sync(&mut self, node: u64) {
-        let (now_synced, unsynced) =
-            std::mem::take(&mut self.unsynced).into_iter().partition(|change| change.node() == node);
-        self.unsynced = unsynced;
-        let now_synced: Vec<Change> = now_synced;
-        now_synced.iter().for_each(|change| change.apply(&mut self.synced));
-    }
-
-    /// All that a crash can make of this moment, or a choice of it.
-    fn crashes(&self) -> Vec<Media> {
-        let fates = |change: &Change| change.fates().len() as u64;
-        let count = self.unsynced.iter().map(fates).fold(1u64, u64::saturating_mul);
-        if count <= CRASHES_MAX {
-            return (0..count).map(|choice| self.crash(choice)).collect();
-        }
-        let dice = Dice::seeded(count);
-        // The first choice is that nothing was kept, the last that everything was.
-        [0, count - 1]
-            .into_iter()
-            .chain((2..CRASHES_MAX).map(|_| dice.below(count)))
-            .map(|choice| self.crash(choice))
-            .collect()
-    }
-
-    fn crash(&self, mut choice: u64) -> Media {
-        let mut nodes = self.synced.clone();
-        for change in &self.unsynced {
-            let fates = change.fates();
-            if let Some(kept) = &fates[(choice % fates.len() as u64) as usize] {
-                kept.apply(&mut nodes);
-            }
-            choice /= fates.len() as u64;
-        }
-        Media { live: nodes.clone(), synced: nodes, unsynced: Vec::new(), next_node: self.next_node }
-    }
-
-    fn names(&self, folder: u64) -> Result<&BTreeMap<String, u64>> {
-        match self.live.get(&folder) {
-            Some(Node::Folder { names }) => Ok(names),
-            _ => Err(Errno::NOTDIR),
-        }
-    }
-
-    fn find(&self, folder: u64, name: &str) -> Result<u64> {
-        self.names(folder)?.get(name).copied().ok_or(Errno::NOENT)
-    }
-
-    fn must_be_free(&self, folder: u64, name: &str) -> Result<()> {
-        if self.find(folder, name).is_ok() { Err(Errno::EXIST) } else { Ok(()) }
-    }
-
-    fn file(&self, node: u64) -> Result<&Arc<Vec<u8>>> {
-        match self.live.get(&node) {
-            Some(Node::File { bytes, .. }) => Ok(bytes),
-            _ => Err(Errno::ISDIR),
-        }
-    }
-
-    fn facts(&self, node: u64) -> Result<Facts> {
-        let (sort, len, modified, mode) = match self.live.get(&node).ok_or(Errno::NOENT)? {
-            Node::File { bytes, modified } => (Sort::File, bytes.len() as u64, *modified, 0o600),
-            Node::Folder { .. } => (Sort::Folder, 0, SystemTime::UNIX_EPOCH, 0o700),
-        };
-        let identity = Identity { device: 0, inode: node };
-        Ok(Facts { sort, len, modified, identity, owner: 0, mode })
-    }
-
-    fn paths(&self, folder: u64, prefix: &str, found: &mut Vec<String>) {
-        for (name, node) in self.names(folder).into_iter().flatten() {
-            match self.live.get(node) {
-                Some(Node::Folder { .. }) => self.paths(*node, &format!("{prefix}{name}/"), found),
-                _ => found.push(format!("{prefix}{name}")),
-            }
-        }
-    }
-}
-
-impl Change {
-    /// Whose sync makes it last.
-    fn node(&self) -> u64 {
-        match self {
-            Change::Write { node, .. } | Change::Enter { node, .. } | Change::Leave { node, .. } => *node,
-        }
-    }
-
-    fn apply(&self, nodes: &mut Nodes) {
-        match (self, nodes.get_mut(&self.node())) {
-            (Change::Write { at, bytes: new, modified: when, .. }, Some(Node::File { bytes, modified })) => {
-                let bytes = Arc::make_mut(bytes);
-                bytes.resize(bytes.len().max(at + new.len()), 0);
-                bytes[*at..at + new.len()].copy_from_slice(new);
-                *modified = *when;
-            }
-            (Change::Enter { name, what, .. }, Some(Node::Folder { names })) => {
-                let _ = names.insert(name.clone(), *what);
-            }
-            (Change::Leave { name, .. }, Some(Node::Folder { names })) => {
-                let _ = names.remove(name);
-            }
-            _ => {}
-        }
-    }
-
-    /// What can become of it in a crash; the first is nothing, the last is itself.
-    fn fates(&self) -> Vec<Option<Change>> {
-        let Change::Write { node, at, bytes, modified } = self else {
-            return vec![None, Some(self.clone())];
-        };
-        let other = |bytes: Vec<u8>| {
-            Some(Change::Write { node: *node, at: *at, bytes: Arc::new(bytes), modified: *modified })
-        };
-        let half = bytes[..bytes.len() / 2].to_vec();
-        let half_then_zeros = [&half[..], &vec![0; bytes.len() - half.len()]].concat();
-        vec![None, other(half), other(half_then_zeros), other(vec![0; bytes.len()]), Some(self.clone())]
     }
 }
 
@@ -381,8 +233,8 @@ impl File for SimNode {
 
     fn write(&self, parts: &[IoSlice<'_>], at: u64) -> Result<usize> {
         let mut machine = self.disk.change()?;
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let mut len = self.piece(&mut machine, bytes.len())?;
+        let whole = parts.iter().map(|part| part.len()).sum();
+        let mut len = self.piece(&mut machine, whole)?;
         if let Some(room) = &mut machine.trouble.room {
             len = len.min(*room as usize);
             *room -= len as u64;
@@ -390,7 +242,10 @@ impl File for SimNode {
                 return Err(Errno::NOSPC);
             }
         }
-        bytes.truncate(len);
+        let mut bytes = Vec::with_capacity(len);
+        for part in parts {
+            bytes.extend_from_slice(&part[..part.len().min(len - bytes.len())]);
+        }
         let modified = machine.now;
         machine.media.make(Change::Write {
             node: self.node,
@@ -478,6 +333,8 @@ impl Folder for SimNode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Body, LocalStore, Name, Store};
+    use std::sync::mpsc;
 
     fn write(folder: &dyn Folder, name: &str, bytes: &[u8], sync: bool) {
         let file = folder.create(name).unwrap();
@@ -541,5 +398,29 @@ mod tests {
         assert!(disk.failed_a_sync() && !disk.disarm());
         assert_eq!(file.sync(), Ok(()));
         assert_eq!(outcomes(&disk, "a"), [Some(vec![])]);
+    }
+
+    /// The disk is held by a thread that lets go when it is told, or after a while; told it is by the worker that the put must
+    /// not keep.
+    #[test]
+    fn a_put_that_waits_for_its_disk_leaves_the_worker_to_others() {
+        let disk = SimDisk::new();
+        let store = LocalStore::on(disk.root(), "simulated").unwrap();
+        let (held, is_held) = mpsc::channel();
+        let (let_go, told) = mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let _machine = disk.machine();
+            held.send(()).unwrap();
+            told.recv_timeout(Duration::from_secs(10)).is_ok()
+        });
+        is_held.recv().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let name = Name::parse("a").unwrap();
+            let tell = async { let_go.send(()).unwrap() };
+            let (put, ()) = tokio::join!(store.put(&name, Body::default()), tell);
+            put.unwrap();
+        });
+        assert!(holder.join().unwrap(), "the put kept the only worker until the disk was free");
     }
 }
