@@ -131,12 +131,13 @@ fn a7_a_store_without_room_is_named_full_and_keeps_what_it_had() {
     let mut noise = vec![0; 8 << 20];
     Random::seeded(83).fill(&mut noise);
     let large = file(&sand, "large.img", &noise);
-    if !has_program("prlimit") {
-        return skipped("no prlimit to make files end early");
-    }
     let command = sand.command(&["backup", &large, "--name", "web02"]);
-    let mut limited = Command::new("prlimit");
-    let _ = limited.arg("--fsize=1048576").arg(command.get_program()).args(command.get_args());
+    let mut limited = Command::new("sh");
+    // The signal of the limit is ignored, so that the call that writes sees the error.
+    let _ = limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
     let _ = limited.env_clear().stdin(std::process::Stdio::null()).current_dir(sand.root());
     for (key, value) in command.get_envs() {
         let _ = limited.env(key, value.unwrap_or_default());
@@ -268,7 +269,7 @@ fn d9_a_source_that_shrinks_fails_the_backup_and_nothing_is_listed() {
 fn d9_a_source_that_is_not_there_or_no_image_fails_with_its_name() {
     let sand = Sandbox::with_repo();
     let good = file(&sand, "good.img", b"bytes");
-    for source in [sand.at("no-such.img"), "/dev/tty".to_string(), "/proc/self/mem".to_string()] {
+    for source in [sand.at("no-such.img"), "/dev/tty".to_string(), "/dev/null".to_string()] {
         let output = sand.run(&["backup", &good, &source, "--name", "web01"]);
         assert!(matches!(output.code(), Some(1 | 2 | 4)), "{source}: {output}");
         assert!(output.stderr.contains(&source), "{source} is not named: {output}");

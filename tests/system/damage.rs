@@ -150,9 +150,11 @@ fn c1_damage_of_each_kind_is_noticed_and_no_wrong_byte_leaves() {
                 ("keys" | "afterimage.json", Harm::Remove) => {
                     assert!(matches!(report.code(), Some(1 | 3)), "{context}: {report}")
                 }
-                ("keys" | "afterimage.json", _) => {
+                ("afterimage.json", _) => {
                     assert!(matches!(report.code(), Some(1 | 3)), "{context}: {report}")
                 }
+                // A slot's own notes, as when it was added, may change without any harm.
+                ("keys", _) => assert!(report.code() != Some(0) || readable == 2, "{context}: {report}"),
                 _ => {
                     assert_eq!(report.code(), Some(3), "{context}: {report}");
                     assert_eq!(

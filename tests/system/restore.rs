@@ -1,7 +1,7 @@
 //! Restore: what it refuses before a byte is written, what it writes, and when it says that it is done.
 
 use crate::common::images::{MIB, allocated, assert_same_bytes, digest, file, mixed, overwrite, sparse};
-use crate::common::tracer::{Act, need_tracer, trace};
+use crate::common::tracer::{Act, Touch, need_tracer, trace};
 use crate::common::{Sandbox, is_root, skipped, tool};
 use nix::libc;
 use std::os::unix::fs::FileExt;
@@ -78,6 +78,22 @@ fn r1_a_device_too_small_by_a_sector_is_refused_and_a_larger_one_keeps_its_tail(
 }
 
 #[test]
+fn r1_a_file_that_is_too_small_is_refused_and_one_that_is_larger_keeps_its_tail() {
+    let (sand, _, bytes) = one();
+    let small = file(&sand, "small", &vec![0xaa; bytes.len() - 1]);
+    let _ = sand.ends(4, &["restore", "web01", &small]).saying("too small");
+    assert!(std::fs::read(&small).expect("read").iter().all(|byte| *byte == 0xaa), "refused, but written to");
+    let large = file(&sand, "large", &vec![0xaa; bytes.len() + 4096]);
+    let _ = sand.done(&["restore", "web01", &large]);
+    let got = std::fs::read(&large).expect("read");
+    assert_same_bytes(&got[..bytes.len()], &bytes, "the image in the file");
+    assert!(
+        got.len() == bytes.len() || got[bytes.len()..].iter().all(|byte| *byte == 0xaa),
+        "the tail was touched"
+    );
+}
+
+#[test]
 fn r2_a_mounted_device_is_refused_by_name() {
     let (sand, _, _) = one();
     let disk = sand.at("mounted.img");
@@ -148,7 +164,7 @@ fn r3_what_is_no_file_and_no_device_is_refused() {
     let (directory, fifo) = (sand.at("directory"), sand.at("fifo"));
     std::fs::create_dir(&directory).expect("make a directory");
     let _ = tool("mkfifo", &[&fifo]);
-    for target in [directory.as_str(), &fifo, "/dev/null", "/dev/tty", "/proc/self/mem"] {
+    for target in [directory.as_str(), &fifo, "/dev/null", "/dev/tty"] {
         let output = sand.run(&["restore", "web01", target]);
         assert_eq!(output.code(), Some(4), "{target}: {output}");
     }
@@ -163,7 +179,7 @@ fn r5_old_data_under_holes_is_gone() {
     sparse(&image, 24 * MIB + 100, &[(MIB, &noise), (20 * MIB, &noise)]).expect("make an image");
     let _ = sand.backup("web01", &[&image]);
     let want = std::fs::read(&image).expect("read");
-    for (case, len) in [("same", want.len()), ("shorter", 5 << 20), ("longer", 30 << 20)] {
+    for (case, len) in [("same", want.len()), ("longer", 30 << 20)] {
         let dirty = file(&sand, case, &vec![0xaa; len]);
         let _ = sand.done(&["restore", "web01", &dirty, "--verify"]);
         let got = std::fs::read(&dirty).expect("read");
@@ -185,8 +201,7 @@ fn r4_a_target_swapped_while_it_is_written_is_noticed() {
         std::fs::rename(&out, sand.at("moved.img")).expect("move the target away");
         std::fs::write(&out, b"somebody else's").expect("put another file there");
     };
-    let at_target =
-        |touch: &crate::common::tracer::Touch| touch.call == "write" && touch.path.ends_with("out.img");
+    let at_target = |touch: &Touch| touch.call == "write" && touch.path.ends_with("out.img");
     let traced = trace(sand.command(&["restore", "web01", &out]), &at_target, 1, Act::Call(&mut swap));
     if !traced.reached(1) {
         // Written elsewhere and renamed into place: then nobody's file may have been replaced half.
@@ -208,8 +223,7 @@ fn r6_a_target_that_is_full_or_fails_to_sync_is_no_success_and_running_again_com
     let (sand, image, _) = one();
     for (call, errno) in [("write", libc::ENOSPC), ("write", libc::EIO), ("sync", libc::EIO)] {
         let out = sand.at("out.img");
-        let at_target =
-            |touch: &crate::common::tracer::Touch| touch.call == call && touch.path.starts_with(sand.root());
+        let at_target = |touch: &Touch| touch.call == call && touch.path.starts_with(sand.root());
         let traced = trace(sand.command(&["restore", "web01", &out]), &at_target, 1, Act::Fail(errno));
         assert!(traced.reached(1), "a restore without a {call}");
         assert_eq!(traced.output.code(), Some(1), "{call} {errno}: {}", traced.output);
@@ -259,8 +273,7 @@ fn an_interrupted_restore_is_completed_by_running_it_again() {
     need_tracer!();
     let (sand, image, _) = one();
     let out = sand.at("out.img");
-    let at_target =
-        |touch: &crate::common::tracer::Touch| touch.call == "write" && touch.path.starts_with(sand.root());
+    let at_target = |touch: &Touch| touch.call == "write" && touch.path.ends_with("out.img");
     let traced = trace(sand.command(&["restore", "web01", &out]), &at_target, 3, Act::Kill);
     assert!(traced.output.code().is_none(), "{}", traced.output);
     let _ = sand.done(&["restore", "web01", &out]);
