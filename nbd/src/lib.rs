@@ -1,1 +1,3 @@
 //! The NBD protocol, a server and a client.
+
+pub mod wire;
