@@ -1,3 +1,4 @@
 //! The NBD protocol, a server and a client.
 
+pub mod export;
 pub mod wire;
