@@ -1,4 +1,5 @@
 //! The NBD protocol, a server and a client.
 
 pub mod export;
+pub mod handshake;
 pub mod wire;
