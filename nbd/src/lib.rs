@@ -2,4 +2,5 @@
 
 pub mod export;
 pub mod handshake;
+pub mod transmission;
 pub mod wire;
