@@ -152,6 +152,11 @@ impl Rules {
         }
     }
 
+    /// Bytes in the export.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     fn offers(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
