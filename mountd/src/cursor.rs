@@ -1,7 +1,7 @@
 //! Directory cursors: the kernel's offsets <-> the tree's.
 //!
 //! The kernel starts at 0 and goes on where the last entry it took said. `.` and `..` come from here, so its 0 and 1 are theirs and
-//! the tree's cursors start two higher: kernel 2 is the tree's 0.
+//! the tree's cursors start two higher: kernel 2 is the tree's 0. What a name may be is judged here, too.
 
 /// Where a page starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +35,12 @@ pub(crate) fn offset(cursor: u64) -> Option<u64> {
     (1..=CURSOR_MAX).contains(&cursor).then(|| cursor + BEHIND_DOT_DOT)
 }
 
+/// The longest name.
+pub(crate) const NAME_LEN_MAX: usize = 255;
+
 /// A name that a directory may show.
 pub(crate) fn name_is_fit(name: &[u8]) -> bool {
-    (1..=255).contains(&name.len())
+    (1..=NAME_LEN_MAX).contains(&name.len())
         && !name.contains(&b'/')
         && !name.contains(&0)
         && name != b"."

@@ -6,6 +6,7 @@
 //! Rooms, from the outside in: [`mount`] and [`background`] are a mount's life; `kernel` speaks the protocol; `serve` turns questions into
 //! answers; `nodes`, `handles` and `cursor` keep what the kernel was told; [`tree`] is what you write.
 
+pub mod background;
 mod cursor;
 pub mod error;
 mod gone;
@@ -15,6 +16,7 @@ pub mod mount;
 mod nodes;
 pub mod notify;
 mod serve;
+pub mod systemd;
 pub mod tree;
 pub mod watch;
 

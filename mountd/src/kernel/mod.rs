@@ -12,7 +12,7 @@ mod listing;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use fuser::{
 
 use self::attr::file_attr;
 use self::backing::Backings;
+use crate::cursor;
 use crate::error::{Error, Kind};
 use crate::handles::Handles;
 use crate::nodes::{Known, Nodes, ROOT};
@@ -44,8 +45,6 @@ const GENERATION: Generation = Generation(0);
 pub(crate) struct Settings {
     /// Event loops.
     pub(crate) loops: usize,
-    /// Each has a descriptor of its own.
-    pub(crate) clone_fd: bool,
     /// Other users may come; the kernel checks permissions.
     pub(crate) allow_other: bool,
     /// Files that the tree has as plain ones are handed to the kernel.
@@ -56,7 +55,7 @@ pub(crate) struct Settings {
     pub(crate) runtime: tokio::runtime::Handle,
     /// What is counted.
     pub(crate) watch: Arc<Watch>,
-    /// Set as soon as the root's inode number is known.
+    /// The tree's own number of its root, as soon as it is known.
     pub(crate) root_ino: Arc<AtomicU64>,
 }
 
@@ -67,7 +66,7 @@ pub(crate) struct Running<T: Tree>(Session<Daemon<T>>);
 pub(crate) fn greet<T: Tree>(tree: Arc<T>, device: OwnedFd, settings: &Settings) -> io::Result<Running<T>> {
     let mut config = Config::default();
     config.n_threads = Some(settings.loops);
-    config.clone_fd = settings.clone_fd;
+    config.clone_fd = true;
     config.acl = if settings.allow_other { SessionACL::All } else { SessionACL::Owner };
     let acl = config.acl;
     Session::from_fd(Daemon::new(tree, settings), device, acl, config).map(Running)
@@ -282,7 +281,10 @@ impl<T: Tree> Filesystem for Daemon<T> {
             request,
             parent,
             reply,
-            |shared, known| shared.tree.lookup(&known.node, name),
+            |shared, known| match name.len() {
+                0..=cursor::NAME_LEN_MAX => shared.tree.lookup(&known.node, name),
+                _ => Answer::fail(Kind::TooLong, "a name of more than 255 bytes"),
+            },
             move |shared, reply, entry| {
                 let number = shared.remember(&entry, parent.0);
                 let attr = file_attr(&entry.attr, number);
@@ -311,12 +313,8 @@ impl<T: Tree> Filesystem for Daemon<T> {
             number,
             reply,
             |shared, known| shared.tree.attr(&known.node),
-            move |shared, reply, attr| {
-                let mut shown = number.0;
-                if shown == ROOT {
-                    shared.root_ino.store(attr.ino, Relaxed);
-                    shown = attr.ino;
-                }
+            move |_, reply, attr| {
+                let shown = if number.0 == ROOT { attr.ino } else { number.0 };
                 reply.attr(&attr.keeps, &file_attr(&attr, shown));
                 Ok(())
             },

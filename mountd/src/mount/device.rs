@@ -22,8 +22,7 @@ const DEVICE: &str = "/dev/fuse";
 /// What fusermount3 is given to mount: path lookup and one system call.
 const HELPER_WITHIN: Duration = Duration::from_secs(20);
 
-/// The device, where this user may open it.
-pub(super) fn open() -> io::Result<File> {
+fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
 }
 
@@ -86,10 +85,12 @@ fn mount_through_helper(at: &Path, options: &Options) -> Result<OwnedFd, MountEr
     match unmount::run_helper(command, HELPER_WITHIN)? {
         Helper::Done => receive(&ours).map_err(failed),
         Helper::Refused(words) => {
-            let hint = if words.contains("user_allow_other") {
-                " (an administrator can allow it in /etc/fuse.conf)"
-            } else {
-                ""
+            let hint = match () {
+                () if words.contains("user_allow_other") => {
+                    " (an administrator can allow it in /etc/fuse.conf)"
+                }
+                () if words.contains(DEVICE) => " (it has to be open to all: chmod 666 /dev/fuse)",
+                () => "",
             };
             Err(MountError::new(MountErrorKind::Denied, format!("mount on {}: {words}{hint}", shown(at))))
         }

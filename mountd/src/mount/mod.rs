@@ -18,7 +18,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -26,9 +26,10 @@ use tokio::sync::watch;
 pub use self::options::{MountError, MountErrorKind, Options};
 pub use self::signals::stop_signal;
 pub use self::unmount::{Ended, umount};
+use crate::error::Error;
 use crate::kernel::{self, Running, Settings};
 use crate::notify::Notify;
-use crate::tree::Tree;
+use crate::tree::{Answer, Attr, Tree};
 use crate::watch::Watch;
 
 /// How long the event loops may take to notice that their mount is gone.
@@ -54,6 +55,7 @@ impl Mount {
         let watch = Arc::new(Watch::default());
         let root_ino = Arc::new(AtomicU64::new(crate::nodes::ROOT));
         let settings = settings(&options, watch.clone(), root_ino.clone());
+        learn_root(&*tree, &options, &root_ino);
         let running = kernel::greet(tree, device, &settings).map_err(|error| {
             MountError::new(
                 MountErrorKind::Failed,
@@ -139,14 +141,30 @@ impl Drop for Mount {
 fn settings(options: &Options, watch: Arc<Watch>, root_ino: Arc<AtomicU64>) -> Settings {
     Settings {
         loops: options.loops.max(1),
-        // Where the device is closed to this user the loops share the descriptor that fusermount3 handed over.
-        clone_fd: device::open().is_ok(),
         allow_other: options.allow_other,
         passthrough: options.passthrough && rustix::process::geteuid().is_root(),
         deadline: options.deadline,
         runtime: options.runtime.clone(),
         watch,
         root_ino,
+    }
+}
+
+/// The tree's own number of its root, for notices and for `..`; the kernel's is always the same.
+fn learn_root<T: Tree>(tree: &T, options: &Options, root_ino: &Arc<AtomicU64>) {
+    match tree.attr(&tree.root()) {
+        Answer::Now(attr) => store_root(attr, root_ino),
+        Answer::Later(attr) => {
+            let root_ino = root_ino.clone();
+            drop(options.runtime.spawn(async move { store_root(attr.await, &root_ino) }));
+        }
+    }
+}
+
+fn store_root(attr: Result<Attr, Error>, root_ino: &AtomicU64) {
+    // A root without attributes says so to whoever looks at it.
+    if let Ok(attr) = attr {
+        root_ino.store(attr.ino, Relaxed);
     }
 }
 
