@@ -1,1 +1,13 @@
 //! The NBD protocol, a server and a client.
+
+mod connection;
+pub mod export;
+pub mod file;
+pub mod fuzz;
+pub mod handshake;
+pub mod memory;
+pub mod server;
+mod stop;
+pub mod tls;
+pub mod transmission;
+pub mod wire;

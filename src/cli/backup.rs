@@ -8,8 +8,6 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::record::{Record, is_name};
 use crate::repo::refs::Reference;
 use crate::source;
-use crate::source::disks::{Beneath, lies_inside};
-use crate::source::machine::Machine;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -92,10 +90,7 @@ fn open_sources(context: &Context, words: &[String]) -> Result<Vec<ItemSource>> 
     let mut items = Vec::new();
     for word in words {
         let (given, name) = split_item(word);
-        if name != "-" && lies_inside(Path::new(name), &directory).unwrap_or(false) {
-            let words = format!("back up {name}: it lies inside the repository");
-            return Err(Error::new(Kind::Refused, words));
-        }
+        source::refuse_inside(name, &directory)?;
         let source = source::open(name)?;
         let name = given.map_or_else(|| item_name(words.len(), name), str::to_owned);
         items.push(ItemSource { name, source });
@@ -123,16 +118,14 @@ fn item_name(count: usize, source: &str) -> String {
 
 /// A source on the disk of the repository: said each time, or refused where the repository was made so.
 fn same_disk(context: &Context, items: &[ItemSource], separate: bool) -> Result<()> {
-    let beneath = match Beneath::path(&Machine::here(), &context.directory()?) {
-        Ok(beneath) => beneath,
-        Err(error) => {
-            tracing::debug!("which disks the repository lies on can't be told: {error}");
-            return Ok(());
-        }
-    };
+    let directory = context.directory()?;
     for item in items {
         let facts = item.source.facts();
-        let Some(disk) = facts.disks.iter().find(|disk| beneath.disks.contains(*disk)) else { continue };
+        let shared = source::shared_disks(facts, &directory).unwrap_or_else(|error| {
+            tracing::debug!("which disks the repository lies on can't be told: {error}");
+            Vec::new()
+        });
+        let Some(disk) = shared.first() else { continue };
         let words = format!("{} lies on the same physical disk as the repository ({disk})", facts.name);
         if separate {
             return Err(Error::new(Kind::Refused, words).hint("this repository was made with --separate"));

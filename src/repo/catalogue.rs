@@ -123,7 +123,7 @@ impl Repository {
             .await
             .context(|| format!("read {name}"))?;
         let parts = self.open_object(kind, id, &bytes).context(|| format!("read {name}"))?;
-        copies.keep_object(&repository, name.as_str(), &bytes);
+        copies.put_object(&repository, name.as_str(), &bytes);
         Ok(parts)
     }
 

@@ -1,0 +1,406 @@
+//! One client's requests and replies, once an export is agreed on.
+//!
+//! stream -> [`inbox`] -> judged commands -> the export -> [`outbox`] -> stream
+//!
+//! One task does it all: it takes every request that has arrived, answers at once what the export answers at once,
+//! sends the replies together, and reads on. Answers that come later run as tasks of their own and are sent as they
+//! come, in any order. So a hit costs no hop between threads, and a miss delays nobody.
+//!
+//! Holds: memory is bounded by not reading on ([`budget`]); a peer that stops in mid-request or doesn't take its
+//! replies is dropped after a while; a panic in the export costs one request; everything a client asked before DISC is
+//! answered before the connection closes; when the connection is lost, what was still running is cancelled.
+
+mod budget;
+mod inbox;
+mod outbox;
+mod status;
+mod watchdog;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+
+use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Zeroing};
+use crate::handshake::Selected;
+use crate::stop::{Phase, Watch};
+use crate::transmission::{Command, Refusal, Rules};
+use crate::wire::Request;
+use budget::Budget;
+pub(crate) use budget::Pool;
+pub(crate) use inbox::parse as parse_requests;
+use inbox::{Inbox, Item};
+use outbox::{Outbox, Outcome, Ticket};
+pub(crate) use watchdog::Patience;
+use watchdog::{Progress, Watchdog};
+
+/// Replies that wait for the socket; with more, no further request is taken.
+const UNSENT_MAX: usize = 1024 * 1024;
+/// Answers that one connection may have running.
+const RUNNING_MAX: usize = 512;
+/// Bytes that one connection may hold: payloads being received, running reads and writes, unsent replies.
+const HELD_MAX: usize = 64 * 1024 * 1024;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The client said DISC, and everything was answered.
+    Disc,
+    /// The client went away.
+    Lost(io::Error),
+    /// We ended it.
+    HungUp(&'static str),
+    /// The server stops.
+    Stopped,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Disc => f.write_str("client said goodbye"),
+            End::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("client went away")
+            }
+            End::Lost(error) => write!(f, "connection lost: {error}"),
+            End::HungUp(reason) => f.write_str(reason),
+            End::Stopped => f.write_str("server stops"),
+        }
+    }
+}
+
+/// What a connection is given besides its stream and its export.
+pub(crate) struct Link<'a> {
+    /// What the handshake still has to send.
+    pub(crate) out: Bytes,
+    /// What arrived after the handshake.
+    pub(crate) arrived: BytesMut,
+    /// Shared by all connections.
+    pub(crate) pool: &'a Pool,
+    /// How long to wait for this peer.
+    pub(crate) patience: Patience,
+    /// When to stop.
+    pub(crate) stop: Watch,
+}
+
+/// One client's transmission phase.
+pub(crate) struct Connection<'a, S> {
+    stream: &'a mut S,
+    export: Arc<dyn Export>,
+    rules: Rules,
+    inbox: Inbox,
+    outbox: Outbox,
+    running: JoinSet<Finished>,
+    running_bytes: usize,
+    budget: Budget,
+    watchdog: Watchdog,
+    stop: Watch,
+    disc: bool,
+    /// Bytes may be waiting inside the stream.
+    unflushed: bool,
+    /// The last look at the requests ended for want of room, not of requests.
+    stalled: bool,
+}
+
+/// An answer that came later.
+struct Finished {
+    ticket: Ticket,
+    held: usize,
+    result: Result<Outcome>,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+    /// Starts where the handshake ended.
+    pub(crate) fn new(stream: &'a mut S, export: Arc<dyn Export>, rules: Rules, link: Link<'_>) -> Self {
+        Connection {
+            stream,
+            export,
+            inbox: Inbox::new(&link.arrived),
+            outbox: Outbox::new(rules.framing, rules.size(), link.out),
+            rules,
+            running: JoinSet::new(),
+            running_bytes: 0,
+            budget: Budget::new(link.pool),
+            watchdog: Watchdog::new(link.patience),
+            stop: link.stop,
+            disc: false,
+            unflushed: false,
+            stalled: false,
+        }
+    }
+
+    /// Serves the client to its end. Nothing it asked for is still running afterwards.
+    pub(crate) async fn run(mut self) -> End {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        self.running.shutdown().await;
+        end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let finished = self.collect(cx);
+            let taken = match self.take_requests(cx) {
+                Ok(taken) => taken,
+                Err(reason) => return Poll::Ready(End::HungUp(reason)),
+            };
+            let sent = match self.send(cx) {
+                Ok(sent) => sent,
+                Err(error) => return Poll::Ready(End::Lost(error)),
+            };
+            if self.disc && self.running.is_empty() && self.all_sent() {
+                return Poll::Ready(End::Disc);
+            }
+            let received = match self.receive(cx) {
+                Ok(received) => received,
+                Err(error) => return Poll::Ready(End::Lost(error)),
+            };
+            if !(finished || taken || sent || received) {
+                break;
+            }
+        }
+        self.rest(cx)
+    }
+
+    /// Nothing is to be done until something happens; or we have waited for this peer long enough.
+    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.stop.register(cx);
+        let idle = self.running.is_empty() && self.all_sent() && !self.inbox.in_mid_request();
+        match self.stop.phase() {
+            Phase::Leaving => return Poll::Ready(End::Stopped),
+            Phase::Draining if idle && self.watchdog.lingered(cx) => return Poll::Ready(End::Stopped),
+            _ => {}
+        }
+        let progress = Progress {
+            requests: self.inbox.received(),
+            sent: self.outbox.sent(),
+            receiving: if self.stalled { None } else { self.inbox.expects() },
+            sending: !self.all_sent(),
+            grown: self.inbox.is_grown(),
+        };
+        match ready!(self.watchdog.poll(progress, cx)) {
+            watchdog::Verdict::HangUp(reason) => Poll::Ready(End::HungUp(reason)),
+            watchdog::Verdict::Shrink => {
+                self.inbox.shrink();
+                Poll::Pending // the stream, the answers and the stop are all registered
+            }
+        }
+    }
+
+    /// Puts answers that came meanwhile into the outbox.
+    fn collect(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some(joined)) = self.running.poll_join_next(cx) {
+            any = true;
+            // A task can only fail to give its answer by being cancelled, and nobody cancels before the end.
+            if let Ok(Finished { ticket, held, result }) = joined {
+                self.running_bytes = self.running_bytes.saturating_sub(held);
+                self.outbox.reply(&ticket, result);
+            }
+        }
+        any
+    }
+
+    /// Begins every request that is here, as far as there is room for what it needs.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> std::result::Result<bool, &'static str> {
+        let mut any = false;
+        self.stalled = false;
+        while !self.disc {
+            let Some(cost) = self.inbox.next_cost(self.rules.framing) else { break };
+            if !self.has_room_for(cost, cx) {
+                self.stalled = true;
+                break;
+            }
+            match self.inbox.next(&self.rules) {
+                None => break,
+                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload),
+                Some(Item::Refuse(request, refusal)) => self.refuse(&request, refusal),
+                Some(Item::HangUp(reason)) => return Err(reason),
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn has_room_for(&mut self, cost: usize, cx: &mut Context<'_>) -> bool {
+        let held = self.held();
+        if self.outbox.len() >= UNSENT_MAX || self.running.len() >= RUNNING_MAX {
+            return false;
+        }
+        if held > 0 && held.saturating_add(cost) > HELD_MAX {
+            return false;
+        }
+        self.budget.cover(held.saturating_add(cost), cx)
+    }
+
+    fn all_sent(&self) -> bool {
+        self.outbox.is_empty() && !self.unflushed
+    }
+
+    fn held(&self) -> usize {
+        self.running_bytes.saturating_add(self.outbox.len()).saturating_add(self.inbox.held())
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut any = false;
+        while !self.outbox.is_empty() {
+            match self.outbox.poll_send(Pin::new(&mut *self.stream), cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => break,
+            }
+            any = true;
+        }
+        if any {
+            let held = self.held();
+            self.budget.shrink(held);
+            self.unflushed = true;
+        }
+        // Only TLS keeps bytes back.
+        if self.unflushed && Pin::new(&mut *self.stream).poll_flush(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        Ok(any)
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.stalled || self.disc {
+            return Ok(false);
+        }
+        match self.inbox.poll_fill(Pin::new(&mut *self.stream), cx) {
+            Poll::Ready(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(Ok(_)) => Ok(true),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn refuse(&mut self, request: &Request, refusal: Refusal) {
+        self.outbox.refuse(&Ticket::plain(request), refusal);
+    }
+
+    fn begin(&mut self, request: &Request, command: Command, payload: Bytes) {
+        if self.stop.phase() > Phase::Serving && command != Command::Disc {
+            let error = Error::new(Kind::Leaving, "server is about to stop");
+            return self.outbox.reply(&Ticket::of(request, &command), Err(error));
+        }
+        let ticket = Ticket::of(request, &command);
+        let export = &self.export;
+        match command {
+            Command::Disc => self.disc = true,
+            Command::Nothing => self.outbox.reply(&ticket, Ok(Outcome::Done)),
+            Command::Read { offset, len, .. } => {
+                let answer = guarded(|| export.read(offset, len));
+                self.settle(ticket, request, answer, Outcome::Data);
+            }
+            Command::Write { offset, fua, .. } => {
+                let answer = guarded(|| export.write(offset, payload, fua));
+                self.settle(ticket, request, answer, done);
+            }
+            Command::Flush => {
+                let answer = guarded(|| export.flush());
+                self.settle(ticket, request, answer, done);
+            }
+            Command::Trim { offset, len, fua } => {
+                let answer = guarded(|| export.trim(offset, len, fua));
+                self.settle(ticket, request, answer, done);
+            }
+            Command::Zero { offset, len, no_hole, fast, fua } => {
+                let answer = guarded(|| export.zero(offset, len, Zeroing { no_hole, fast, fua }));
+                self.settle(ticket, request, answer, done);
+            }
+            Command::Cache { offset, len } => {
+                let answer = guarded(|| export.cache(offset, len));
+                self.settle(ticket, request, answer, done);
+            }
+            Command::Status { offset, len, one, contexts } => {
+                let answer = status_of(export, &contexts, offset, len, one);
+                self.settle(ticket, request, answer, Outcome::Status);
+            }
+            Command::StatusByPayload { .. } => match self.rules.judge_status(request, &payload) {
+                Ok(command) => self.begin(request, command, Bytes::new()),
+                Err(refusal) => self.refuse(request, refusal),
+            },
+        }
+    }
+
+    fn settle<R: Send + 'static>(
+        &mut self,
+        ticket: Ticket,
+        request: &Request,
+        answer: Answer<R>,
+        outcome: impl FnOnce(R) -> Outcome + Send + 'static,
+    ) {
+        match answer {
+            Answer::Now(result) => self.outbox.reply(&ticket, result.map(outcome)),
+            Answer::Later(future) => {
+                let held = inbox::cost(request);
+                self.running_bytes = self.running_bytes.saturating_add(held);
+                let task =
+                    async move { Finished { ticket, held, result: caught_later(future).await.map(outcome) } };
+                drop(self.running.spawn(task));
+            }
+        }
+    }
+}
+
+fn done((): ()) -> Outcome {
+    Outcome::Done
+}
+
+/// Every selected context's view of a range; at once if all are there at once.
+fn status_of(
+    export: &Arc<dyn Export>,
+    contexts: &[Selected],
+    offset: u64,
+    len: u64,
+    one: bool,
+) -> Answer<Vec<(u32, Vec<Extent>)>> {
+    let ask = |selected: &Selected| {
+        (selected.id, guarded(|| export.block_status(selected.index, offset, len, one)))
+    };
+    let mut answers: Vec<_> = contexts.iter().map(ask).collect();
+    if answers.iter().any(|(_, answer)| matches!(answer, Answer::Later(_))) {
+        return Answer::later(async move {
+            let mut all = Vec::new();
+            for (id, answer) in answers {
+                all.push((id, answer.wait().await?));
+            }
+            Ok(all)
+        });
+    }
+    let now = |(id, answer)| match answer {
+        Answer::Now(result) => result.map(|extents| (id, extents)),
+        Answer::Later(_) => Err(panicked()), // ruled out above
+    };
+    Answer::Now(answers.drain(..).map(now).collect())
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Io, "export failed unexpectedly; see the server's log")
+}
+
+/// Calls into an export; a panic there is an error here.
+fn guarded<R>(call: impl FnOnce() -> Answer<R>) -> Answer<R> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Answer::err(panicked()))
+}
+
+/// Calls into an export and waits for its answer; a panic in either is an error here.
+pub(crate) async fn caught<R>(call: impl FnOnce() -> Answer<R>) -> Result<R> {
+    match guarded(call) {
+        Answer::Now(result) => result,
+        Answer::Later(future) => caught_later(future).await,
+    }
+}
+
+async fn caught_later<R>(mut future: Later<R>) -> Result<R> {
+    poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    })
+    .await
+}

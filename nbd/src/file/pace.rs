@@ -1,0 +1,56 @@
+//! Whether calls that can't say beforehand if they will wait have waited lately.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A call that takes longer has waited for something.
+const QUICK: Duration = Duration::from_millis(2);
+/// After one that waited, others are presumed to wait for so long.
+const CAUTION: Duration = Duration::from_millis(500);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Remembers the last call that waited.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Milliseconds after `START` until which calls are presumed to wait.
+    slow_until: AtomicU64,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Pace {
+    pub(super) fn is_slow(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until != 0 && millis(START.elapsed()) < until
+    }
+
+    /// Makes the call and remembers how it went.
+    pub(super) fn timed<T>(&self, call: impl FnOnce() -> T) -> T {
+        let start = *START;
+        let began = start.elapsed();
+        let result = call();
+        let ended = start.elapsed();
+        if ended.saturating_sub(began) > QUICK {
+            self.slow_until.store(millis(ended + CAUTION), Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_call_makes_the_next_ones_careful() {
+        let pace = Pace::default();
+        pace.timed(|| ());
+        assert!(!pace.is_slow());
+        pace.timed(|| std::thread::sleep(QUICK * 3));
+        assert!(pace.is_slow());
+    }
+}
