@@ -108,7 +108,8 @@ fn fuzz(target: &Target, time: Duration, seed: u64) -> bool {
 /// The seeds of a target, then what is kept in its corpus in the order of names, then nothing at all.
 fn corpus(target: &Target) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(&target.name);
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let kept = paths.iter().filter_map(|path| std::fs::read(path).ok());
     target.seeds.iter().cloned().chain(kept).chain([Vec::new()]).collect()

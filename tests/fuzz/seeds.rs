@@ -13,22 +13,41 @@ pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
         "pack-header" => vec![pack::header(RepositoryId([1; 16]), PackId([2; 16]))],
         "pack-table" => vec![pack::table(&rows(1)), pack::table(&rows(7))],
         "pack-trailer" => vec![pack::trailer(48, 64, 1), pack::trailer(1 << 20, 4096, 99)],
-        "node" => [node(Shape::Fixed(131_072), 0, 3), node(Shape::Fixed(4096), 2, 200), node(Shape::Cut, 0, 5)].into(),
-        "object" => vec![object::write(RepositoryId([1; 16]), SealKind::Record, ObjectId([2; 16]), &[vec![7; 60], vec![8; 9]])],
-        "index" => [index::write_parts(&packs()), vec![index::write_supersedes(&[ObjectId([3; 16])])]].concat(),
-        "catalog" => listing::write_parts([(BackupId([1; 16]), RECORD.as_bytes()), (BackupId([2; 16]), b"{}")]),
+        "node" => {
+            [node(Shape::Fixed(131_072), 0, 3), node(Shape::Fixed(4096), 2, 200), node(Shape::Cut, 0, 5)]
+                .into()
+        }
+        "object" => vec![object::write(
+            RepositoryId([1; 16]),
+            SealKind::Record,
+            ObjectId([2; 16]),
+            &[vec![7; 60], vec![8; 9]],
+        )],
+        "index" => {
+            [index::write_parts(&packs()), vec![index::write_supersedes(&[ObjectId([3; 16])])]].concat()
+        }
+        "catalog" => {
+            listing::write_parts([(BackupId([1; 16]), RECORD.as_bytes()), (BackupId([2; 16]), b"{}")])
+        }
         "record" => vec![RECORD.into()],
         _ => Vec::new(),
     }
 }
 
 fn rows(count: u8) -> Vec<Row> {
-    let row = |number| Row { id: ChunkId([number; 32]), kind: SealKind::Data, sealed_len: 100 + u32::from(number), plain_len: 4096 };
+    let row = |number| Row {
+        id: ChunkId([number; 32]),
+        kind: SealKind::Data,
+        sealed_len: 100 + u32::from(number),
+        plain_len: 4096,
+    };
     (0..count).map(row).collect()
 }
 
 fn packs() -> Vec<index::PackRows> {
-    [(4, 2), (5, 3)].map(|(pack, count)| index::PackRows { pack: PackId([pack; 16]), pack_len: 1000, rows: rows(count) }).into()
+    [(4, 2), (5, 3)]
+        .map(|(pack, count)| index::PackRows { pack: PackId([pack; 16]), pack_len: 1000, rows: rows(count) })
+        .into()
 }
 
 /// Fails when a seed is not what its parser takes: then most mutations would end at the first check.
@@ -46,8 +65,10 @@ fn node(shape: Shape, level: u8, count: u8) -> Vec<u8> {
         Shape::Fixed(chunk_size) => slot_span(chunk_size, level),
         Shape::Cut => 70_000,
     };
-    let place = |number: u8| Place { pack: PackId([number % 2; 16]), offset: 48 + u32::from(number) * 200, len: 200 };
-    let child = |number: u8| (number % 3 != 2).then(|| Child { id: ChunkId([number; 32]), place: place(number) });
+    let place =
+        |number: u8| Place { pack: PackId([number % 2; 16]), offset: 48 + u32::from(number) * 200, len: 200 };
+    let child =
+        |number: u8| (number % 3 != 2).then(|| Child { id: ChunkId([number; 32]), place: place(number) });
     let entries = (0..count).map(|number| Entry { len, child: child(number) }).collect();
     let node = Node { shape, level, entries };
     node.write(node.canon())
