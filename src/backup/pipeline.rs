@@ -304,7 +304,7 @@ impl<'a, 'b> Assembler<'a, 'b> {
 
     /// Hashes up to `offset` as zeros, and then `bytes`.
     fn hash(&mut self, offset: u64, bytes: Option<&[u8]>) {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let Some(digest) = &mut self.digest else { return };
         while self.hashed < offset {
             let step = (offset - self.hashed).min(ZEROS.len() as u64);

@@ -56,10 +56,9 @@ fn whole_node(
 ) -> Result<Option<(u8, Option<Child>)>> {
     for level in (0..limits::LEVEL_MAX).rev() {
         let covered = span(chunk, level);
-        if at.is_multiple_of(covered) && at.checked_add(covered).is_some_and(|behind| behind <= end) {
-            if let Some(child) = plan.runtime.block_on(parent.node_at(plan.engine, level, at))? {
-                return Ok(Some((level, child)));
-            }
+        let fits = at.is_multiple_of(covered) && at.checked_add(covered).is_some_and(|behind| behind <= end);
+        if fits && let Some(child) = plan.runtime.block_on(parent.node_at(plan.engine, level, at))? {
+            return Ok(Some((level, child)));
         }
     }
     Ok(None)

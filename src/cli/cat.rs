@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-const ZEROS: [u8; 1 << 18] = [0; 1 << 18];
+static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 
 pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
     let engine = context.engine()?;

@@ -21,6 +21,8 @@ use tokio::runtime::{Handle, Runtime};
 
 /// Work shorter than this shows no progress.
 const QUICK: Duration = Duration::from_secs(1);
+/// Linux's number of the signal that says that a file is as long as it may be.
+const SIGXFSZ: i32 = 25;
 const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
 
 /// The call.
@@ -200,6 +202,8 @@ fn start_logs(global: &Global) {
 async fn hear_signals(cancel: Cancel) {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    // A write beyond the limit on file sizes shall be an error with words, not the end of the process: hearing the signal does that.
+    let _beyond_limit = signal(SignalKind::from_raw(SIGXFSZ));
     let Ok(mut signals) = kinds.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>() else { return };
     for times in 0.. {
         let waits = signals.iter_mut().map(|signal| Box::pin(signal.recv()));

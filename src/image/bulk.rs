@@ -41,6 +41,11 @@ enum Step {
     Zeros(Range<u64>),
 }
 
+/// A step that has a buffer to go into, by its number.
+type Planned = (u64, Step, Vec<u8>);
+/// The same, opened.
+type Opened = (u64, Result<(Step, Vec<u8>)>);
+
 /// How many openers, and so how many gets at once.
 fn openers() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2
@@ -105,8 +110,8 @@ pub fn stream_in_order(
     take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
 ) -> Result<()> {
     let window = openers() * 4;
-    let (steps_in, steps_out) = bounded::<(u64, Step, Vec<u8>)>(window);
-    let (done_in, done_out) = bounded::<(u64, Result<(Step, Vec<u8>)>)>(window);
+    let (steps_in, steps_out) = bounded::<Planned>(window);
+    let (done_in, done_out) = bounded::<Opened>(window);
     let (buffers_in, buffers_out) = bounded::<Vec<u8>>(window);
     for _ in 0..window {
         let _fits = buffers_in.send(Vec::new());
@@ -142,11 +147,7 @@ pub enum Ordered<'a> {
     Zeros(u64),
 }
 
-fn open_steps(
-    image: &Image,
-    steps: &Receiver<(u64, Step, Vec<u8>)>,
-    done: &Sender<(u64, Result<(Step, Vec<u8>)>)>,
-) {
+fn open_steps(image: &Image, steps: &Receiver<Planned>, done: &Sender<Opened>) {
     for (number, step, mut buffer) in steps {
         let work = std::panic::AssertUnwindSafe(|| match &step {
             Step::Group(group) => open_group(image, group, &mut buffer),
@@ -160,7 +161,7 @@ fn open_steps(
 }
 
 fn put_in_order(
-    done: &Receiver<(u64, Result<(Step, Vec<u8>)>)>,
+    done: &Receiver<Opened>,
     buffers: &Sender<Vec<u8>>,
     take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -251,8 +252,8 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
         buffer.resize(len, 0);
     }
     let engine = image.engine();
-    let places = group.pieces.iter().filter_map(|piece| Some(piece.child?.place));
-    let (Some(first), Some(last)) = (places.clone().next(), places.last()) else { return Ok(()) };
+    let mut places = group.pieces.iter().filter_map(|piece| Some(piece.child?.place));
+    let (Some(first), Some(last)) = (places.clone().next(), places.next_back()) else { return Ok(()) };
     let sealed = engine
         .runtime()
         .block_on(engine.repository().get_sealed(first.pack, first.offset.into()..last.end()));

@@ -257,10 +257,8 @@ fn push_zeros(parts: &mut Vec<Part>, len: u64) {
 
 /// Parts as one run of bytes; a single part is not copied.
 pub fn join(mut parts: Vec<Part>) -> Bytes {
-    if let [Part::Bytes(_)] = parts.as_slice() {
-        if let Some(Part::Bytes(only)) = parts.pop() {
-            return only.into_bytes();
-        }
+    if let [Part::Bytes(only)] = parts.as_mut_slice() {
+        return std::mem::take(only).into_bytes();
     }
     let mut all = BytesMut::new();
     for part in parts {

@@ -73,14 +73,10 @@ impl Repository {
     }
 
     async fn record_bytes(&self, id: BackupId, copies: Option<&State>) -> Result<Record> {
-        let parts = match self.object_here_or_there(SealKind::Record, id.into(), copies).await {
-            Ok(parts) => parts,
-            Err(error) => return Err(error),
-        };
+        let parts = self.object_here_or_there(SealKind::Record, id.into(), copies).await?;
         let [part] = parts.as_slice() else {
-            return Err(Corrupt::Count { table: parts.len() as u64, trailer: 1 })
-                .map_err(Error::from)
-                .context(|| format!("read the record of backup {id}"));
+            let count = Error::from(Corrupt::Count { table: parts.len() as u64, trailer: 1 });
+            return Err(count).context(|| format!("read the record of backup {id}"));
         };
         let record = Record::parse(part).map_err(Error::from).and_then(|record| {
             let same = record.id == id && record.repository == self.id();
@@ -112,10 +108,9 @@ impl Repository {
         let Some(copies) = copies else { return self.get_object(kind, id).await };
         let name = names::object(kind, id)?;
         let repository = self.id().to_string();
-        if let Some(bytes) = copies.object(&repository, name.as_str()) {
-            if let Ok(parts) = self.open_object(kind, id, &bytes) {
-                return Ok(parts);
-            }
+        let copy = copies.object(&repository, name.as_str());
+        if let Some(Ok(parts)) = copy.map(|bytes| self.open_object(kind, id, &bytes)) {
+            return Ok(parts);
         }
         let bytes: Bytes = self
             .store

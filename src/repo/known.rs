@@ -148,10 +148,10 @@ impl Repository {
                 }
             }
             let covers: Vec<String> = tables.iter().map(|table| format!("{ORPHAN}{}", table.pack)).collect();
-            if !covers.is_empty() {
-                if let Err(error) = segments.add(rows(&tables), &covers) {
-                    tracing::warn!("{error}");
-                }
+            if !covers.is_empty()
+                && let Err(error) = segments.add(rows(&tables), &covers)
+            {
+                tracing::warn!("{error}");
             }
         }
     }

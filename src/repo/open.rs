@@ -184,8 +184,8 @@ fn unlock(repository: RepositoryId, slots: &[(ObjectId, Result<Slot>)], ask: Ask
         .filter(|(_, slot)| slot.repository == repository)
         .collect();
     if ours.is_empty() {
-        let newer = slots.iter().filter_map(|(_, slot)| slot.as_ref().err());
-        let newer = newer.cloned().find(|error| error.kind() == Kind::Unsupported);
+        let mut damaged = slots.iter().filter_map(|(_, slot)| slot.as_ref().err());
+        let newer = damaged.find(|error| error.kind() == Kind::Unsupported).cloned();
         return Err(newer.unwrap_or_else(|| Error::new(Kind::Corrupt, "it has no readable key slot")));
     }
     for (id, slot) in &ours {

@@ -139,14 +139,14 @@ pub fn choose_item<'a>(record: &'a Record, item: Option<&str>) -> Result<&'a Ite
 impl Repository {
     /// The backup that a reference means.
     pub async fn find(&self, reference: &Reference) -> Result<Record> {
-        if let Which::Id(id) = &reference.backup {
-            if let Ok(id) = crate::format::BackupId::parse(id) {
-                return self.record(id).await.map_err(|error| match error.kind() {
-                    Kind::Missing => Error::new(Kind::Missing, format!("there is no backup {id}"))
-                        .hint("afterimage list shows what there is"),
-                    _ => error,
-                });
-            }
+        if let Which::Id(id) = &reference.backup
+            && let Ok(id) = crate::format::BackupId::parse(id)
+        {
+            return self.record(id).await.map_err(|error| match error.kind() {
+                Kind::Missing => Error::new(Kind::Missing, format!("there is no backup {id}"))
+                    .hint("afterimage list shows what there is"),
+                _ => error,
+            });
         }
         let listing = self.list().await?;
         for (id, error) in &listing.damaged {

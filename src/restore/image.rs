@@ -289,12 +289,12 @@ mod tests {
         bytes[9000] = 1;
         bytes[100_000] = 1;
         assert_eq!(without_zero_runs(&bytes), [0..12_288, 98_304..102_400]);
-        assert_eq!(without_zero_runs(&[1; 100]), [0..100]);
+        assert_eq!(without_zero_runs(&[1; 100]), vec![0..100]);
     }
 
     #[test]
     fn what_is_left_is_what_lies_between() {
-        assert_eq!(gaps([].into_iter(), 10), [0..10]);
+        assert_eq!(gaps([].into_iter(), 10), vec![0..10]);
         assert_eq!(gaps([(0, 4), (6, 2)].into_iter(), 10), [4..6, 8..10]);
         assert_eq!(gaps([(0, 10)].into_iter(), 10), []);
         assert_eq!(gaps([].into_iter(), 0), []);

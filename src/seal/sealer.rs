@@ -64,7 +64,7 @@ impl Sealed {
 }
 
 /// Plain bytes that were opened: their seal held. Only this file can make one.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Verified(Bytes);
 
 impl Verified {
