@@ -265,7 +265,8 @@ fn differential_restore_writes_what_differs() {
     assert_eq!(digest(&out), digest(&image));
     let written = report["bytes_written"].as_u64().expect("a number")
         + report["bytes_zeroed"].as_u64().expect("a number");
-    assert!((1..=128 * 1024).contains(&written), "{report}");
+    // One chunk; and what does not fill a block at the end of the image may be made zero without being read first.
+    assert!((1..=128 * 1024 + 4096).contains(&written), "{report}");
 }
 
 #[test]
