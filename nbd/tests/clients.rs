@@ -33,8 +33,12 @@ fn run(tool: &str, args: &[&str]) -> Output {
 }
 
 fn run_in(command: &mut Command) -> Output {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let read = |stream: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -58,13 +62,35 @@ fn run_in(command: &mut Command) -> Output {
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
+/// Runs a tool that must succeed.
+fn succeeds(tool: &str, args: &[&str]) {
+    drop(said_by(tool, args));
+}
+
 /// Runs a tool that must succeed; gives what it printed.
-fn succeeds(tool: &str, args: &[&str]) -> String {
+fn said_by(tool: &str, args: &[&str]) -> String {
     let output = run(tool, args);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{tool} {args:?}: {}\n{said}\n{errors}", output.status);
     said
+}
+
+/// The system's Python, which has libnbd's module when it is installed; another one first in PATH doesn't.
+fn has_nbdsh() -> bool {
+    let found = installed("nbdsh") && run("/usr/bin/python3", &["-c", "import nbd"]).status.success();
+    if !found {
+        println!("SKIPPED libnbd's Python module is not installed");
+    }
+    found
+}
+
+/// Runs a script in libnbd's shell.
+fn nbdsh(script: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("script.py");
+    std::fs::write(&path, format!("import nbd\nh = nbd.NBD()\n{script}")).unwrap();
+    succeeds("/usr/bin/python3", &[text(&path)]);
 }
 
 /// Sparse and odd: data at the start, in the middle and up to an uneven end.
@@ -105,14 +131,20 @@ fn n16_nbdinfo_sees_size_abilities_and_holes() {
     }
     let dir = tempfile::tempdir().unwrap();
     let host = file_host(&sample(dir.path()), true);
-    let info = succeeds("nbdinfo", &[&host.uri()]);
-    for line in ["export-size: 20972297", "is_read_only: true", "can_multi_conn: true", "can_df: true", "base:allocation"] {
+    let info = said_by("nbdinfo", &[&host.uri()]);
+    for line in [
+        "export-size: 20972297",
+        "is_read_only: true",
+        "can_multi_conn: true",
+        "can_df: true",
+        "base:allocation",
+    ] {
         assert!(info.contains(line), "{line}:\n{info}");
     }
-    let map = succeeds("nbdinfo", &["--map", &host.uri()]);
+    let map = said_by("nbdinfo", &["--map", &host.uri()]);
     let types: Vec<_> = map.lines().map(|line| line.split_whitespace().last().unwrap()).collect();
     assert_eq!(types, ["data", "hole,zero", "data", "hole,zero", "data"], "{map}");
-    assert!(succeeds("nbdinfo", &["--list", &host.uri()]).contains("export=\"\""));
+    assert!(said_by("nbdinfo", &["--list", &host.uri()]).contains("export=\"\""));
     host.settles();
 }
 
@@ -154,7 +186,7 @@ fn n16_empty_and_tiny_exports_are_served() {
         let source = dir.path().join("source");
         std::fs::write(&source, vec![7; size]).unwrap();
         let host = file_host(&source, true);
-        assert_eq!(succeeds("nbdinfo", &["--size", &host.uri()]).trim(), size.to_string());
+        assert_eq!(said_by("nbdinfo", &["--size", &host.uri()]).trim(), size.to_string());
         let copy = dir.path().join("copy");
         succeeds("nbdcopy", &[&host.uri(), text(&copy)]);
         assert!(same(&source, &copy), "{size} bytes");
@@ -171,9 +203,9 @@ fn n16_qemu_img_converts_compares_and_maps() {
     let size = std::fs::metadata(&source).unwrap().len();
     let host = file_host(&source, true);
     let uri = host.uri();
-    assert!(succeeds("qemu-img", &["info", "-f", "raw", &uri]).contains("20 MiB"));
+    assert!(said_by("qemu-img", &["info", "-f", "raw", &uri]).contains("20 MiB"));
     succeeds("qemu-img", &["compare", "-f", "raw", "-F", "raw", &uri, text(&source)]);
-    let map = succeeds("qemu-img", &["map", "--output=json", "-f", "raw", &uri]);
+    let map = said_by("qemu-img", &["map", "--output=json", "-f", "raw", &uri]);
     assert_eq!(map.matches("\"data\": true").count(), 3, "{map}");
 
     let copy = dir.path().join("copy");
@@ -186,7 +218,10 @@ fn n16_qemu_img_converts_compares_and_maps() {
         let uri = host.uri();
         let args = [&["convert", "-n", "-f", "raw", "-O", "raw"], extra, &[text(&source), &uri]].concat();
         succeeds("qemu-img", &args);
-        assert!(std::fs::read(&target).unwrap()[..size as usize] == std::fs::read(&source).unwrap(), "{extra:?}");
+        assert!(
+            std::fs::read(&target).unwrap()[..size as usize] == std::fs::read(&source).unwrap(),
+            "{extra:?}"
+        );
     }
 }
 
@@ -196,7 +231,9 @@ fn n16_qemu_img_bench_runs_at_any_depth() {
         return;
     }
     let host = Host::one(Memory::new(64 * MIB));
-    for (depth, more) in [("1", &[][..]), ("64", &[]), ("16", &["-w"]), ("16", &["-w", "--flush-interval", "64"])] {
+    for (depth, more) in
+        [("1", &[][..]), ("64", &[]), ("16", &["-w"]), ("16", &["-w", "--flush-interval", "64"])]
+    {
         let uri = host.uri();
         let args = [&["bench", "-f", "raw", "-t", "none", "-c", "2000", "-d", depth], more, &[&uri]].concat();
         succeeds("qemu-img", &args);
@@ -234,7 +271,7 @@ fn n16_qemu_io_patterns_hold() {
     }
     let uri = host.uri();
     args.push(&uri);
-    let said = succeeds("qemu-io", &args);
+    let said = said_by("qemu-io", &args);
     assert!(!said.contains("Pattern verification failed"), "{said}");
 }
 
@@ -249,11 +286,19 @@ fn n16_fio_verifies_what_it_wrote() {
     let memory = Host::one(Memory::new(32 * MIB));
     for host in [&host, &memory] {
         let uri = format!("--uri={}", host.uri());
-        let said = succeeds(
+        let said = said_by(
             "fio",
             &[
-                "--name=verify", "--ioengine=nbd", &uri, "--rw=randrw", "--bsrange=512-128k", "--iodepth=32",
-                "--size=32m", "--verify=crc32c", "--thread", "--minimal",
+                "--name=verify",
+                "--ioengine=nbd",
+                &uri,
+                "--rw=randrw",
+                "--bsrange=512-128k",
+                "--iodepth=32",
+                "--size=32m",
+                "--verify=crc32c",
+                "--thread",
+                "--minimal",
             ],
         );
         assert!(!said.contains("verify: bad"), "{said}");
@@ -268,7 +313,7 @@ fn n16_nbd_client_lists_what_there_is() {
     let exports: Vec<(&str, Arc<dyn Export>)> =
         vec![("first", Arc::new(Memory::new(MIB))), ("second", Arc::new(Memory::new(MIB)))];
     let host = Host::start(exports, Settings::default());
-    let said = succeeds("nbd-client", &["-l", "-unix", text(&host.socket)]);
+    let said = said_by("nbd-client", &["-l", "-unix", text(&host.socket)]);
     assert!(said.contains("first") && said.contains("second"), "{said}");
 }
 
@@ -291,8 +336,12 @@ fn n16_nbdkit_oracles_accept_our_bytes() {
 /// Answers with a pattern, in pieces that never match the request, so that every path of a client's assembly is used.
 struct Pattern;
 
+fn is_hole(at: u64) -> bool {
+    (at / 4096).is_multiple_of(3)
+}
+
 fn pattern(at: u64) -> u8 {
-    if (at / 4096) % 3 == 0 { 0 } else { (at % 251) as u8 + 1 }
+    if is_hole(at) { 0 } else { (at % 251) as u8 + 1 }
 }
 
 impl Export for Pattern {
@@ -306,9 +355,9 @@ impl Export for Pattern {
         let (mut at, end) = (offset, offset + u64::from(len));
         while at < end {
             let next = ((at / 4096 + 1) * 4096).min(end);
-            parts.push(match (at / 4096) % 3 {
-                0 => Part::Hole((next - at) as u32),
-                _ => Part::Data((at..next).map(pattern).collect()),
+            parts.push(match is_hole(at) {
+                true => Part::Hole((next - at) as u32),
+                false => Part::Data((at..next).map(pattern).collect()),
             });
             at = next;
         }
@@ -324,7 +373,7 @@ impl Export for Pattern {
         let mut at = offset;
         while at < end {
             let next = ((at / 4096 + 1) * 4096).min(end);
-            let flags = if (at / 4096) % 3 == 0 { if context == 0 { 3 } else { 0 } } else { u64::from(context == 1) };
+            let flags = if context == 1 { u64::from(!is_hole(at)) } else { u64::from(is_hole(at)) * 3 };
             extents.push(Extent { len: next - at, flags });
             at = next;
         }
@@ -341,7 +390,8 @@ fn n16_reads_in_many_pieces_arrive_whole() {
     let host = Host::one(Pattern);
     let expected: Vec<u8> = (0..8 * MIB + 100).map(pattern).collect();
     let copy = dir.path().join("copy");
-    for args in [&["--connections=1"][..], &["--connections=4", "--request-size=1048576"], &["--synchronous"]] {
+    for args in [&["--connections=1"][..], &["--connections=4", "--request-size=1048576"], &["--synchronous"]]
+    {
         let uri = host.uri();
         succeeds("nbdcopy", &[args, &["--allocated", &uri, text(&copy)]].concat());
         assert!(std::fs::read(&copy).unwrap() == expected, "{args:?}");
@@ -349,13 +399,13 @@ fn n16_reads_in_many_pieces_arrive_whole() {
     }
     succeeds("qemu-img", &["convert", "-f", "raw", "-O", "raw", &host.uri(), text(&copy)]);
     assert!(std::fs::read(&copy).unwrap()[..expected.len()] == expected);
-    let map = succeeds("nbdinfo", &["--map=qemu:dirty-bitmap:last", &host.uri()]);
+    let map = said_by("nbdinfo", &["--map=qemu:dirty-bitmap:last", &host.uri()]);
     assert!(map.contains("dirty") && map.contains("clean"), "{map}");
 }
 
 #[test]
 fn n16_nbdsh_finds_every_command_in_order() {
-    if !installed("nbdsh") {
+    if !has_nbdsh() {
         return;
     }
     let host = Host::one(Memory::new(16 * MIB));
@@ -389,20 +439,17 @@ h.pread_structured(3 << 20, 0, lambda buf, at, status, err: chunks.append((at, l
 assert chunks == [(0, 3 << 20, nbd.READ_DATA)], chunks
 extents = []
 h.block_status(16 << 20, 0, lambda context, at, list, err: extents.append((context, at, list)))
-assert extents == [("base:allocation", 0, [65536, 0, (16 << 20) - 65536, 3])], extents
+assert extents == [("base:allocation", 0, [131072, 0, (16 << 20) - 131072, 3])], extents
 extents.clear()
 h.block_status(16 << 20, 0, lambda context, at, list, err: extents.append(list), nbd.CMD_FLAG_REQ_ONE)
-assert extents == [[65536, 0]], extents
+assert extents == [[131072, 0]], extents
 fails(errno.EINVAL, lambda: h.pread(512, 16 << 20))
 fails(errno.ENOSPC, lambda: h.pwrite(b"x", 16 << 20))
 fails(errno.ENOSPC, lambda: h.zero(1, 16 << 20))
 fails(errno.EINVAL, lambda: h.trim(1, 16 << 20))
 h.shutdown()
 "#;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("script.py");
-    std::fs::write(&path, format!("URI = '{}'\n{script}", host.uri())).unwrap();
-    succeeds("nbdsh", &[text(&path)]);
+    nbdsh(&format!("URI = '{}'\n{script}", host.uri()));
     host.settles();
 }
 
@@ -411,7 +458,9 @@ fn serve_file() -> Option<PathBuf> {
     let here = std::env::current_exe().unwrap();
     let example = here.parent()?.parent()?.join("examples/serve-file");
     if !example.is_file() {
-        println!("SKIPPED the example serve-file was not built (cargo test builds it unless a single test is chosen)");
+        println!(
+            "SKIPPED the example serve-file was not built (cargo test builds it unless a single test is chosen)"
+        );
         return None;
     }
     Some(example)
@@ -419,10 +468,9 @@ fn serve_file() -> Option<PathBuf> {
 
 #[test]
 fn one_connection_on_standard_input_and_sockets_passed_by_systemd_are_served() {
-    let (Some(example), true) = (serve_file(), installed("nbdsh")) else { return };
+    let (Some(example), true) = (serve_file(), has_nbdsh()) else { return };
     let dir = tempfile::tempdir().unwrap();
     let source = sample(dir.path());
-    let script = dir.path().join("script.py");
     let content = format!(
         "h.connect_command(['{0}', '-', '{1}', 'read-only'])\nassert h.get_size() == 20972297\nfirst = h.pread(4096, 0)\nh.shutdown()\n\
          g = nbd.NBD()\ng.connect_systemd_socket_activation(['{0}', 'passed', '{1}', 'read-only'])\n\
@@ -430,6 +478,5 @@ fn one_connection_on_standard_input_and_sockets_passed_by_systemd_are_served() {
         text(&example),
         text(&source)
     );
-    std::fs::write(&script, content).unwrap();
-    succeeds("nbdsh", &[text(&script)]);
+    nbdsh(&content);
 }
