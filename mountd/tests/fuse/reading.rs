@@ -135,6 +135,33 @@ fn f6_nothing_can_be_written() {
 }
 
 #[test]
+fn f6_nothing_can_be_written_even_when_the_mount_is_made_writable() {
+    within(60, || {
+        let mounted = Fixture::new();
+        let _ = sh("mount -i -o remount,rw \"$0\"", mounted.root());
+        let (bytes, new) = (mounted.path("bytes"), mounted.path("new"));
+        assert_eq!(errno(File::options().write(true).open(&bytes)), EROFS);
+        assert_eq!(errno(File::create(&new)), EROFS);
+        assert_eq!(errno(fs::create_dir(&new)), EROFS);
+        assert_eq!(errno(fs::remove_file(&bytes)), EROFS);
+        assert_eq!(errno(fs::remove_dir(mounted.path("names"))), EROFS);
+        assert_eq!(errno(fs::rename(&bytes, &new)), EROFS);
+        assert_eq!(errno(fs::hard_link(&bytes, &new)), EROFS);
+        assert_eq!(errno(std::os::unix::fs::symlink("x", &new)), EROFS);
+        assert_eq!(errno(fs::set_permissions(&bytes, fs::Permissions::from_mode(0o777))), EROFS);
+        let made = rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+        assert_eq!(made, Err(rustix::io::Errno::ROFS));
+        let flags = rustix::fs::XattrFlags::empty();
+        assert_eq!(rustix::fs::setxattr(&bytes, "user.a", b"1", flags), Err(rustix::io::Errno::ROFS));
+        assert_eq!(rustix::fs::removexattr(&bytes, "user.a"), Err(rustix::io::Errno::ROFS));
+        assert!(mounted.stats().op(afterimage_mountd::watch::Op::Refused).count >= 10);
+        let file = File::open(&bytes).unwrap();
+        file.sync_all().expect("nothing to sync is synced");
+        assert!(fs::read(&bytes).unwrap() == pattern(0..SIZE));
+    });
+}
+
+#[test]
 fn f6_extended_attributes_are_listed_read_and_missing() {
     within(30, || {
         let mounted = Fixture::new();
