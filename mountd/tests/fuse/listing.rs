@@ -155,6 +155,24 @@ print(names(handle), flush=True)
 }
 
 #[test]
+fn f8_a_reader_that_makes_a_place_up_gets_something_and_breaks_nothing() {
+    within(30, || {
+        let mounted = Fixture::new();
+        for name in ["", "many", "names", "changing"] {
+            let dir = fs::File::open(mounted.path(name)).unwrap();
+            for place in [1, 2, 3, 7, 100_001, 1 << 40, (1 << 62) + 1, (1 << 62) + 3, i64::MAX as u64] {
+                let _ = rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(place));
+                let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+                let mut entries = rustix::fs::RawDir::new(&dir, &mut buffer);
+                let found = entries.next().is_some_and(|entry| entry.is_ok());
+                assert!(!found || place < 200_000, "{name} {place}");
+            }
+        }
+        assert_eq!(mounted.stats().value("panics"), 0);
+    });
+}
+
+#[test]
 fn notices_make_the_kernel_forget_what_it_would_keep() {
     within(30, || {
         let mounted = Fixture::new();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, SeekFrom as RawSeek};
 
 use crate::fixture::{Fixture, errno, eventually, run, sh, within};
-use crate::tree::{DAMAGE, MTIME, Odd, SIZE, SPARSE_SIZE, SPARSE_UNIT, pattern};
+use crate::tree::{DAMAGE, MTIME, Odd, SIZE, SPARSE_SIZE, SPARSE_UNIT, access_list, pattern};
 
 const ENODATA: i32 = 61;
 const EROFS: i32 = 30;
@@ -173,6 +173,9 @@ fn f6_extended_attributes_are_listed_read_and_missing() {
         assert_eq!(&buffer[..len], b"blue\0\xff");
         assert_eq!(rustix::fs::getxattr(&has, "user.empty", &mut buffer), Ok(0));
         assert_eq!(rustix::fs::getxattr(&has, "user.colour", &mut [0_u8; 2]), Err(rustix::io::Errno::RANGE));
+        let len =
+            rustix::fs::getxattr(mounted.path("guarded"), "system.posix_acl_access", &mut buffer).unwrap();
+        assert_eq!(&buffer[..len], &access_list()[..], "for those who copy it");
         let missing = rustix::fs::getxattr(&has_none, "user.colour", &mut buffer).unwrap_err();
         assert_eq!(missing.raw_os_error(), ENODATA);
         assert_eq!(rustix::fs::listxattr(&has_none, &mut buffer), Ok(0));

@@ -48,6 +48,7 @@ pub(crate) enum Node {
     Script,
     Private,
     Attributed,
+    Guarded,
     Plain,
     Many,
     Names,
@@ -60,7 +61,7 @@ pub(crate) enum Node {
     Came(u64),
 }
 
-const NAMES_OF_ROOT: [(&str, Node); 24] = [
+const NAMES_OF_ROOT: [(&str, Node); 25] = [
     ("bytes", Node::Bytes),
     ("later", Node::Later),
     ("hang", Node::Hang),
@@ -78,6 +79,7 @@ const NAMES_OF_ROOT: [(&str, Node); 24] = [
     ("script", Node::Script),
     ("private", Node::Private),
     ("attributed", Node::Attributed),
+    ("guarded", Node::Guarded),
     ("plain", Node::Plain),
     ("many", Node::Many),
     ("names", Node::Names),
@@ -95,6 +97,15 @@ pub(crate) fn odd_names() -> Vec<OsString> {
     let names: [&[u8]; 7] =
         [b"new\nline", &[b'x'; 255], "\u{202e}gpj.exe".as_bytes(), b"\xff\xfe\x80", b" ", b"-rf", b"a/b"];
     names.iter().map(|name| OsString::from_vec(name.to_vec())).collect()
+}
+
+/// The access list of `guarded`: its owner reads and writes, user 65534 reads, its group and all others may nothing.
+pub(crate) fn access_list() -> Bytes {
+    let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 4, 65_534), (4, 0, !0), (16, 4, !0), (32, 0, !0)];
+    let entry = |(tag, may, who): (u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &may.to_le_bytes(), &who.to_le_bytes()].concat()
+    };
+    2_u32.to_le_bytes().into_iter().chain(entries.into_iter().flat_map(entry)).collect()
 }
 
 /// The byte at an offset of `bytes`, `later`, `damaged` and `plain`.
@@ -176,6 +187,7 @@ impl Odd {
             Node::Sparse => attr.blocks = SPARSE_SIZE / 4 / 512,
             Node::Script => attr.mode = 0o6755,
             Node::Private => attr.mode = 0o400,
+            Node::Guarded => attr.mode = 0o640,
             Node::Changing | Node::Came(_) => attr.keeps = Duration::from_secs(60),
             Node::OneOfMany(i) => (attr.uid, attr.gid) = (*i as u32, 12),
             _ => {}
@@ -320,6 +332,7 @@ impl Tree for Odd {
         match (node, name.to_str()) {
             (Node::Attributed, Some("user.colour")) => Answer::now(Bytes::from_static(b"blue\0\xff")),
             (Node::Attributed, Some("user.empty")) => Answer::now(Bytes::new()),
+            (Node::Guarded, Some("system.posix_acl_access")) => Answer::now(access_list()),
             _ => Answer::fail(Kind::NoAttribute, "no such attribute"),
         }
     }

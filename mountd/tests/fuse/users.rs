@@ -62,6 +62,12 @@ fn f7_others_get_in_only_when_asked_for_and_then_by_the_files_modes() {
         assert!(output.status.success() && said(&output).contains(&SIZE.to_string()), "{}", said(&output));
         let output = as_nobody("cat \"$0/private\"", open.root());
         assert!(!output.status.success() && said(&output).contains("Permission denied"), "{}", said(&output));
+        let may_read = |user: &str| {
+            let line =
+                format!("setpriv --reuid={user} --regid={user} --clear-groups -- head -c 1 \"$0/guarded\"");
+            Command::new("sh").args(["-c", &line]).arg(open.root()).output().unwrap().status.success()
+        };
+        assert!(may_read("65534") && !may_read("65533"), "the access list counts");
         assert_eq!(fs::read(open.path("private")).unwrap().len() as u64, SIZE, "root may");
     });
 }
