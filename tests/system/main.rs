@@ -7,6 +7,7 @@ mod common;
 
 mod bad_luck;
 mod damage;
+mod foreign;
 mod harness;
 mod images;
 mod keys;
