@@ -1,5 +1,6 @@
 //! The NBD protocol, a server and a client.
 
+mod buffers;
 mod connection;
 pub mod export;
 pub mod file;
