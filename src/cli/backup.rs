@@ -18,7 +18,7 @@ const METADATA_LEN_MAX: u64 = 2 << 20;
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
-    let engine = context.engine()?;
+    let engine = context.writer_engine()?;
     let items = open_sources(context, &args.sources)?;
     same_disk(context, &items, engine.repository().config.separate)?;
     let parent = match args.parent.as_deref() {

@@ -21,6 +21,8 @@ use tokio::runtime::{Handle, Runtime};
 
 /// Work shorter than this shows no progress.
 const QUICK: Duration = Duration::from_secs(1);
+/// No writer takes so long over one object.
+const UNFINISHED_FOR: Duration = Duration::from_secs(48 * 3600);
 /// Linux's number of the signal that says that a file is as long as it may be.
 const SIGXFSZ: i32 = 25;
 const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
@@ -68,6 +70,21 @@ impl Context {
 
     /// Opens the repository.
     pub(super) fn repository(&self) -> Result<Arc<Repository>> {
+        Ok(self.repository_and_store()?.0)
+    }
+
+    /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
+    pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
+        let (repository, opened) = self.repository_and_store()?;
+        if let Some(local) = opened.local
+            && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
+        {
+            tracing::warn!("remove what was left unfinished: {error}");
+        }
+        Engine::new(repository, self.runtime().clone(), self.global.memory)
+    }
+
+    fn repository_and_store(&self) -> Result<(Arc<Repository>, store::Opened)> {
         let opened = store::open(self.place()?).map_err(|error| match error.kind() {
             Kind::Missing => error.hint("afterimage init makes a repository"),
             _ => error,
@@ -77,8 +94,8 @@ impl Context {
             None => password::ask("Password of the repository"),
         };
         let cache = locations::cache();
-        let repository = self.runtime().block_on(Repository::open(opened.store, &cache, &mut ask))?;
-        Ok(Arc::new(repository))
+        let opening = Repository::open(Arc::clone(&opened.store), &cache, &mut ask);
+        Ok((Arc::new(self.runtime().block_on(opening)?), opened))
     }
 
     /// Opens the repository with the engine that reads from it.
