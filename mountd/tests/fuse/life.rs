@@ -222,9 +222,13 @@ fn f3_umount_clears_a_dead_mount() {
         let held = File::open(daemon.path("bytes")).unwrap();
         daemon.signal("KILL");
         let _ = daemon.wait();
-        assert_eq!(umount(daemon.dir.path(), &daemon.kind).unwrap(), Ended::WasDead);
+        let (links, link) = (tempfile::tempdir().unwrap(), "by-another-name");
+        std::os::unix::fs::symlink(daemon.dir.path(), links.path().join(link)).unwrap();
+        assert_eq!(umount(&links.path().join(link), &daemon.kind).unwrap(), Ended::WasDead);
         assert!(!is_mounted(daemon.dir.path()));
         drop(held);
+        let gone = umount(&links.path().join("none"), &daemon.kind).unwrap_err();
+        assert_eq!(gone.kind(), MountErrorKind::Missing);
     });
 }
 

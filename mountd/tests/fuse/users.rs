@@ -234,7 +234,7 @@ fn f2_an_ordinary_users_daemon_whose_tree_hangs_ends_in_seconds() {
 fn f7_what_an_ordinary_user_lacks_is_said_in_words() {
     within(60, || {
         let nobodys = Nobodys::new();
-        let mut without_helper = nobodys.command("666");
+        let mut without_fusermount = nobodys.command("666");
         let wrapped = nobodys.dir.path().join("bin");
         fs::create_dir(&wrapped).unwrap();
         for tool in ["unshare", "sh", "mount", "setpriv"] {
@@ -242,7 +242,7 @@ fn f7_what_an_ordinary_user_lacks_is_said_in_words() {
             std::os::unix::fs::symlink(String::from_utf8_lossy(&found.stdout).trim(), wrapped.join(tool))
                 .unwrap();
         }
-        let output = without_helper.env("PATH", &wrapped).output().unwrap();
+        let output = without_fusermount.env("PATH", &wrapped).output().unwrap();
         assert!(!output.status.success());
         assert!(said(&output).contains("fusermount3 is not installed"), "{}", said(&output));
 
