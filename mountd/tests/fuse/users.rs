@@ -52,9 +52,6 @@ fn f7_others_get_in_only_when_asked_for_and_then_by_the_files_modes() {
     within(30, || {
         let closed = Fixture::new();
         let open = Fixture::with(Odd::default(), |options| options.allow_other = true);
-        for mounted in [&closed, &open] {
-            let_all_in(Path::new("/tmp").join(mounted.root()).parent().unwrap());
-        }
         let look = |mounted: &Fixture| as_nobody("ls \"$0\" && wc -c < \"$0/bytes\"", mounted.root());
         let output = look(&closed);
         assert!(!output.status.success() && said(&output).contains("Permission denied"), "{}", said(&output));
