@@ -28,7 +28,7 @@ pub enum Ended {
     Cleanly,
     /// It was in use when the grace was over: who used it got an error.
     ByForce,
-    /// Its daemon was gone already.
+    /// Nobody served it any more: its daemon was gone, or somebody had cut its connection. It has been taken away.
     WasDead,
     /// Somebody else had unmounted it.
     Elsewhere,

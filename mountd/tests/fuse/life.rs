@@ -118,6 +118,21 @@ fn f2_a_lazy_unmount_by_somebody_else_ends_it_when_the_last_reader_is_done() {
 }
 
 #[test]
+fn f2_a_mount_whose_connection_is_cut_is_taken_away() {
+    within(30, || {
+        let (mut mounted, control) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let device = sh("mountpoint -d \"$0\"", mounted.root());
+        let minor = device.trim().split(':').nth(1).unwrap().to_owned();
+        let cut = "mount -t fusectl none \"$0\" && { echo 1 > \"$0/$MINOR/abort\"; umount \"$0\"; }";
+        let _ = sh(&cut.replace("$MINOR", &minor), control.path());
+        let mount = mounted.mount.take().unwrap();
+        let ended = mounted.runtime().block_on(mount.run(std::future::pending())).unwrap();
+        assert_eq!(ended, Ended::WasDead);
+        assert!(!is_mounted(mounted.root()));
+    });
+}
+
+#[test]
 fn f2_a_mount_elsewhere_in_its_place_is_left_alone() {
     within(30, || {
         let mut mounted = Fixture::new();
