@@ -209,12 +209,19 @@ fn f3_after_kill_9_readers_fail_at_once_and_the_next_mount_takes_the_place() {
         let held = File::open(daemon.path("later")).unwrap();
         // From here on the kernel knows the root by heart, and says so after the daemon's death, too.
         assert!(fs::metadata(daemon.dir.path()).unwrap().is_dir());
-        let path = daemon.path("hang");
-        let reader = std::thread::spawn(move || errno(fs::read(path)));
-        std::thread::sleep(Duration::from_millis(200));
+        let reader = |i: u64| {
+            let path = daemon.path("hang");
+            std::thread::spawn(move || {
+                errno(File::open(path).and_then(|file| file.read_at(&mut [0; 1], i * SIZE / 100)))
+            })
+        };
+        let readers: Vec<_> = (0..100).map(reader).collect();
+        std::thread::sleep(Duration::from_millis(300));
         daemon.signal("KILL");
         let began = Instant::now();
-        assert!(GONE.contains(&reader.join().unwrap()));
+        for reader in readers {
+            assert!(GONE.contains(&reader.join().unwrap()));
+        }
         assert!(!daemon.wait().success());
         assert_eq!(errno(held.read_at(&mut [0; 1], 0)), 107);
         assert_eq!(errno(fs::metadata(daemon.path("bytes"))), 107);
