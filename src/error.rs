@@ -29,6 +29,8 @@ pub enum Kind {
     Refused,
     /// A version, format or option that this build does not know.
     Unsupported,
+    /// A sync failed: what the medium holds is not known, and asking again would not tell.
+    Unsynced,
     /// What we back up could not be read as it should.
     Source,
     /// The target of a restore could not be written or read back.

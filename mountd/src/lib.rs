@@ -1,6 +1,6 @@
 //! Serves any read-only tree over FUSE.
 //!
-//! Write a [`Tree`](tree::Tree), hand it to [`Mount::start`], and it is a directory. What the tree knows is answered where the kernel's
+//! Write a [`Tree`], hand it to [`Mount::start`], and it is a directory. What the tree knows is answered where the kernel's
 //! request arrives; what it has to wait for waits on tokio, under a deadline. `README.md` has an example and the promises.
 //!
 //! Rooms, from the outside in: [`mount`] and [`background`] are a mount's life; `kernel` speaks the protocol; `serve` turns questions into
@@ -22,3 +22,8 @@ pub mod watch;
 
 pub use mount::{Ended, Mount, MountError, MountErrorKind, Options, umount};
 pub use tree::Tree;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

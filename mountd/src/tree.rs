@@ -52,7 +52,8 @@ pub trait Tree: Send + Sync + 'static {
     /// Opens a directory. Called again when a reader rewinds, so that it sees what is new.
     fn opendir(&self, node: &Self::Node) -> Answer<OpenDir<Self::Dir>>;
 
-    /// The entries after the cursor `after`, which is 0 at first and then some entry's [`DirEntry::cursor`]; none at the end.
+    /// The entries after the cursor `after`, which is 0 at first and then some entry's [`DirEntry::cursor`]; none at the end. A reader may also
+    /// make a cursor up; what it gets then does not matter.
     ///
     /// Without `.` and `..`. Whatever happens to the directory, one open `Dir` neither repeats nor loses an entry that was there all along.
     fn readdir(&self, dir: &Arc<Self::Dir>, after: u64, page: Page) -> Answer<Vec<DirEntry<Self::Node>>>;

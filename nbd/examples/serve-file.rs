@@ -3,6 +3,7 @@
 //!     serve-file SOCKET PATH [read-only]
 //!     serve-file SOCKET memory:BYTES
 //!     serve-file - PATH              the one client at the other end of standard input and output
+//!     serve-file passed PATH         on the sockets that systemd passed
 //!
 //! Prints the URI to paste once clients may come.
 
@@ -38,10 +39,15 @@ async fn main() -> io::Result<()> {
     if socket == "-" {
         return server.serve_stdio().await;
     }
-    let listener = Listener::unix(Path::new(socket))?;
-    let uri = listener.uri("", false);
-    server.listen(listener)?;
-    println!("{uri}");
+    let listeners = match socket {
+        "passed" => Listener::passed()?,
+        path => vec![Listener::unix(Path::new(path))?],
+    };
+    for listener in listeners {
+        let uri = listener.uri("", false);
+        server.listen(listener)?;
+        println!("{uri}");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}

@@ -1,5 +1,7 @@
 //! The NBD protocol, a server and a client.
 
+mod buffers;
+pub mod client;
 mod connection;
 pub mod export;
 pub mod file;
@@ -10,4 +12,5 @@ pub mod server;
 mod stop;
 pub mod tls;
 pub mod transmission;
+pub mod uri;
 pub mod wire;

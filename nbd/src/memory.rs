@@ -1,7 +1,7 @@
 //! An export in memory: sparse, writable, gone with the process. For tests, and to measure the server by itself.
 //!
 //! Chunks of 64 KiB that were never written, or were zeroed whole, are not there. Reading takes references to chunks and
-//! copies nothing; writing a whole chunk keeps the bytes that arrived.
+//! copies nothing; writing changes a chunk in its place, or a copy of it if somebody is still reading it.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -142,12 +142,9 @@ impl Export for Memory {
             if old.is_none() && !self.has_room_for_another(&chunks) {
                 return Answer::err(Error::new(Kind::Full, "memory limit is reached"));
             }
-            let chunk = if piece.len == CHUNK {
-                bytes
-            } else {
-                let old = old.unwrap_or_else(|| Bytes::from(vec![0; CHUNK]));
-                changed(old, |chunk| chunk[piece.from..piece.from + piece.len].copy_from_slice(&bytes))
-            };
+            let old = old.unwrap_or_else(|| Bytes::from(vec![0; CHUNK]));
+            let chunk =
+                changed(old, |chunk| chunk[piece.from..piece.from + piece.len].copy_from_slice(&bytes));
             drop(chunks.insert(piece.index, chunk));
         }
         Answer::ok(())

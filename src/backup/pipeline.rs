@@ -258,8 +258,9 @@ impl<'a, 'b> Assembler<'a, 'b> {
                     (id, place)
                 }
                 Outcome::New(id, sealed) => {
-                    self.bytes_new += plain.len() as u64;
-                    (id, self.writer.add_data(pack, id, sealed, plain.len() as u32)?)
+                    let (place, new) = self.writer.add_data(pack, id, sealed, plain.len() as u32)?;
+                    self.bytes_new += if new { plain.len() as u64 } else { 0 };
+                    (id, place)
                 }
             };
             self.allocated += plain.len() as u64;

@@ -79,17 +79,23 @@ impl Writer {
         self.data.assigned()
     }
 
-    /// Stores a chunk that was sealed for `pack`, unless it came to be known meanwhile; where it lies.
-    pub fn add_data(&mut self, pack: PackId, id: ChunkId, sealed: Vec<u8>, plain_len: u32) -> Result<Place> {
+    /// Stores a chunk that was sealed for `pack`, unless it came to be known meanwhile; where it lies, and whether it is new.
+    pub fn add_data(
+        &mut self,
+        pack: PackId,
+        id: ChunkId,
+        sealed: Vec<u8>,
+        plain_len: u32,
+    ) -> Result<(Place, bool)> {
         if let Some(place) = self.known.find(id) {
-            return Ok(place);
+            return Ok((place, false));
         }
         let sealed_len = u32::try_from(sealed.len()).unwrap_or(u32::MAX);
         let row = Row { id, kind: SealKind::Data, sealed_len, plain_len };
         let place = self.data.add(pack, row, sealed)?;
         let _other = self.known.note(id, place);
         self.index_what_is_durable()?;
-        Ok(place)
+        Ok((place, true))
     }
 
     /// Notes that the backup relies on a chunk that lay here before.

@@ -3,8 +3,8 @@
 //! Runs of chunks are opened on all cores and written where they belong, in any order; holes are made zero where they are not known
 //! to be. What an earlier run has done is passed over. *Done* is said after the last sync, and after reading back if that was asked for.
 
-use super::target::Target;
 use super::target::journal::Journal;
+use super::target::{Run, Target, Zeroed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::ChunkId;
 use crate::image::Image;
@@ -21,6 +21,8 @@ const JOURNAL_EVERY: Duration = Duration::from_secs(15);
 /// Blocks of zeros inside a chunk are left out of a sparse target when so many bytes of them follow each other.
 const ZERO_RUN_MIN: usize = 16 * 1024;
 const BLOCK: usize = 4096;
+/// What is read of a target at once.
+const PIECE: u64 = 1 << 20;
 
 /// How to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,29 +62,23 @@ pub fn restore_image(
     let started = Instant::now();
     progress.expect(image.len() * if options.verify { 2 } else { 1 });
     let done = journal.done();
-    progress.add(done.total());
-    let writer = Writing {
-        image,
-        target,
-        journal,
-        options,
-        progress,
-        written: AtomicU64::new(0),
-        skipped: AtomicU64::new(done.total()),
-        zeroed: AtomicU64::new(0),
-        noted: Mutex::new(Instant::now()),
-    };
-    for gap in gaps(done.iter(), image.len()) {
-        stream(image, gap, cancel, &writer).map_err(|error| resumable(error, journal))?;
+    let count = Counts::new(started);
+    let writing = |options| Writing { image, target, journal, options, progress, count: &count };
+    // What an earlier run has done is looked at, not trusted: somebody may have written there since. That fetches nothing.
+    let kept = writing(Options { fresh: false, differential: true, ..options });
+    let new = writing(options);
+    let ranges = done.iter().map(|(offset, len)| (offset..offset + len, &kept));
+    for (range, writing) in ranges.chain(gaps(done.iter(), image.len()).into_iter().map(|gap| (gap, &new))) {
+        stream(image, range, cancel, writing).map_err(|error| resumable(error, journal))?;
     }
     target.finish()?;
     if options.verify {
         verify_image(image, target, progress, cancel)?;
     }
     Ok(Done {
-        bytes_written: writer.written.into_inner(),
-        bytes_skipped: writer.skipped.into_inner(),
-        bytes_zeroed: writer.zeroed.into_inner(),
+        bytes_written: count.written.into_inner(),
+        bytes_skipped: count.skipped.into_inner(),
+        bytes_zeroed: count.zeroed.into_inner(),
         verified: options.verify,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -126,10 +122,22 @@ struct Writing<'a> {
     journal: &'a Journal,
     options: Options,
     progress: &'a Progress,
+    count: &'a Counts,
+}
+
+/// What was done, and when the journal last heard of it.
+struct Counts {
     written: AtomicU64,
     skipped: AtomicU64,
     zeroed: AtomicU64,
     noted: Mutex<Instant>,
+}
+
+impl Counts {
+    fn new(started: Instant) -> Counts {
+        let zero = || AtomicU64::new(0);
+        Counts { written: zero(), skipped: zero(), zeroed: zero(), noted: Mutex::new(started) }
+    }
 }
 
 impl Writing<'_> {
@@ -137,7 +145,7 @@ impl Writing<'_> {
         self.journal.add(offset, len);
         self.progress.add(len);
         let due = {
-            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut noted = self.count.noted.lock().unwrap_or_else(PoisonError::into_inner);
             let due = noted.elapsed() >= JOURNAL_EVERY;
             if due {
                 *noted = Instant::now();
@@ -147,9 +155,41 @@ impl Writing<'_> {
         if due { self.journal.flush(self.target) } else { Ok(()) }
     }
 
+    fn count_zeroed(&self, zeroed: Zeroed) {
+        let _before = self.count.zeroed.fetch_add(zeroed.bytes_zeroed, Ordering::Relaxed);
+        let _before = self.count.skipped.fetch_add(zeroed.bytes_skipped, Ordering::Relaxed);
+    }
+
+    /// Makes a range zero, block by block, and only those blocks that are not.
+    fn zero_what_is_not(&self, offset: u64, len: u64) -> Result<()> {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let run = match self.target.run_at(at)? {
+                Run::Zero(run) => {
+                    let run = run.min(end - at);
+                    self.count_zeroed(Zeroed { bytes_skipped: run, ..Zeroed::default() });
+                    run
+                }
+                Run::Data(run) => {
+                    let run = run.min(end - at).min(PIECE);
+                    let dirty = with_buffer(self.target, at, run, without_zero_runs)?;
+                    let zeroed: u64 = dirty.iter().map(|range| (range.end - range.start) as u64).sum();
+                    for range in dirty {
+                        self.target.zero(at + range.start as u64, (range.end - range.start) as u64)?;
+                    }
+                    self.count_zeroed(Zeroed { bytes_zeroed: zeroed, bytes_skipped: run - zeroed });
+                    run
+                }
+            };
+            at += run;
+        }
+        Ok(())
+    }
+
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.target.write_at(offset, bytes)?;
-        let _before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let _before = self.count.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -168,11 +208,11 @@ impl Sink for Writing<'_> {
 
     fn zeros(&self, offset: u64, len: u64) -> Result<()> {
         if self.options.fresh {
-            let _before = self.skipped.fetch_add(len, Ordering::Relaxed);
+            let _before = self.count.skipped.fetch_add(len, Ordering::Relaxed);
+        } else if self.options.differential {
+            self.zero_what_is_not(offset, len)?;
         } else {
-            let zeroed = self.target.make_zero(offset, len)?;
-            let _before = self.zeroed.fetch_add(zeroed.bytes_zeroed, Ordering::Relaxed);
-            let _before = self.skipped.fetch_add(zeroed.bytes_skipped, Ordering::Relaxed);
+            self.count_zeroed(self.target.make_zero(offset, len)?);
         }
         self.done(offset, len)
     }
@@ -183,7 +223,7 @@ impl Sink for Writing<'_> {
         }
         let same = read_id(self.image, self.target, offset, len)? == id;
         if same {
-            let _before = self.skipped.fetch_add(len, Ordering::Relaxed);
+            let _before = self.count.skipped.fetch_add(len, Ordering::Relaxed);
             self.done(offset, len)?;
         }
         Ok(same)
@@ -191,13 +231,18 @@ impl Sink for Writing<'_> {
 }
 
 fn read_id(image: &Image, target: &dyn Target, offset: u64, len: u64) -> Result<ChunkId> {
+    with_buffer(target, offset, len, |bytes| image.engine().repository().keys.data_id(bytes))
+}
+
+/// Reads a piece of the target into this thread's buffer and looks at it.
+fn with_buffer<T>(target: &dyn Target, offset: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
     thread_local! {
         static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
     }
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(len as usize, 0);
         target.read_at(offset, buffer)?;
-        Ok(image.engine().repository().keys.data_id(buffer))
+        Ok(look(buffer))
     })
 }
 
@@ -247,16 +292,13 @@ impl Sink for Verifying<'_> {
     }
 
     fn zeros(&self, offset: u64, len: u64) -> Result<()> {
-        let mut buffer = vec![0; 1 << 20];
         let mut at = offset;
         while at < offset + len {
             let run = match self.target.run_at(at)? {
-                super::target::Run::Zero(run) => run.min(offset + len - at),
-                super::target::Run::Data(run) => {
-                    let run = run.min(offset + len - at).min(buffer.len() as u64);
-                    let read = &mut buffer[..run as usize];
-                    self.target.read_at(at, read)?;
-                    if !crate::image::is_zero(read) {
+                Run::Zero(run) => run.min(offset + len - at),
+                Run::Data(run) => {
+                    let run = run.min(offset + len - at).min(PIECE);
+                    if !with_buffer(self.target, at, run, crate::image::is_zero)? {
                         return Err(self.differs(at, run));
                     }
                     run

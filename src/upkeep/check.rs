@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
 use crate::format::pack::tile;
 use crate::format::record::{Content, Item, Record};
-use crate::format::{BackupId, ChunkId, PackId, Place, ids::SealKind};
+use crate::format::{BackupId, ChunkId, ObjectId, PackId, Place, ids::SealKind};
 use crate::image::Engine;
 use crate::progress::{Cancel, Progress};
 use crate::repo::damaged::DamagedChunk;
@@ -86,8 +86,9 @@ pub fn check(
     cancel: &Cancel,
 ) -> Result<Report> {
     let repository = engine.repository();
-    // Records before packs: what becomes visible meanwhile is not blamed for packs that were not listed yet.
+    // In the order opposite to publication: what becomes visible meanwhile is not blamed for packs that were not listed yet.
     let listing = runtime.block_on(repository.list())?;
+    let indexes = runtime.block_on(repository.index_objects())?;
     let listed = runtime.block_on(list_all(&*repository.store, names::PACKS))?;
     let mut packs: Vec<(PackId, u64)> =
         listed.iter().filter_map(|one| Some((PackId(names::id_of(&one.name)?.0), one.stat.len))).collect();
@@ -112,7 +113,7 @@ pub fn check(
         report,
         hurt: HashSet::new(),
     };
-    check.indexes(cancel)?;
+    check.indexes(indexes, cancel)?;
     check.small_objects()?;
     for (id, error) in &listing.damaged {
         if options.only.is_empty() || options.only.contains(id) {
@@ -152,8 +153,7 @@ impl Drop for Scratch {
 
 impl Check<'_> {
     /// Every row of every index has to be where the pack's own table has it.
-    fn indexes(&mut self, cancel: &Cancel) -> Result<()> {
-        let objects = self.runtime.block_on(self.repository.index_objects())?;
+    fn indexes(&mut self, objects: Vec<ObjectId>, cancel: &Cancel) -> Result<()> {
         for id in objects {
             cancel.check()?;
             let object = names::object(SealKind::Index, id)?.to_string();

@@ -91,13 +91,9 @@ struct Session<'f, 'a> {
     nth: usize,
     act: Act<'a>,
     touches: Vec<Touch>,
-    inside: HashMap<Pid, Inside>,
+    /// Threads inside a call that is not made, and the error that they will see.
+    failing: HashMap<Pid, i32>,
     until: Instant,
-}
-
-/// A thread between the beginning and the end of a system call.
-struct Inside {
-    fails_with: Option<i32>,
 }
 
 impl<'f, 'a> Session<'f, 'a> {
@@ -128,7 +124,7 @@ impl<'f, 'a> Session<'f, 'a> {
             nth,
             act,
             touches: Vec::new(),
-            inside: HashMap::new(),
+            failing: HashMap::new(),
             until,
         }
     }
@@ -181,18 +177,25 @@ impl<'f, 'a> Session<'f, 'a> {
     }
 
     fn gone(&mut self, pid: Pid, raw: i32) -> Option<ExitStatus> {
-        let _ = self.inside.remove(&pid);
+        let _ = self.failing.remove(&pid);
         (pid == self.main).then(|| ExitStatus::from_raw(raw))
     }
 
+    /// A thread begins or ends a system call: the kernel says which, because a new thread's first stop may be either.
     fn syscall(&mut self, pid: Pid) {
-        match self.inside.remove(&pid) {
-            None => {
-                let fails_with = self.entering(pid);
-                let _ = self.inside.insert(pid, Inside { fails_with });
+        let Ok(info) = ptrace::syscall_info(pid) else { return };
+        match info.op {
+            libc::PTRACE_SYSCALL_INFO_ENTRY => {
+                if let Some(errno) = self.entering(pid) {
+                    let _ = self.failing.insert(pid, errno);
+                }
             }
-            Some(Inside { fails_with: Some(errno) }) => answer(pid, errno),
-            Some(Inside { fails_with: None }) => {}
+            libc::PTRACE_SYSCALL_INFO_EXIT => {
+                if let Some(errno) = self.failing.remove(&pid) {
+                    answer(pid, errno);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Without arguments (in the gate) each target replays its corpus and gets a second of mutations. `TARGET SECONDS` fuzzes one
 //! target, `all SECONDS` each in turn; what broke it is written to `target/fuzz/<target>-<digest>`, and `TARGET FILE` replays it.
-//! Seeds are in `tests/fuzz/corpus/<target>/`. A target fails by a panic, by taking over ten seconds for one input, or by
+//! Seeds are made by the writers (`seeds`); what once broke a target lies in `tests/fuzz/corpus/<target>/` and is replayed. A target fails by a panic, by taking over ten seconds for one input, or by
 //! allocating without bound (`scripts/fuzz` sets the limit).
 //!
 //! No coverage guides it: seeds are short and valid, so that most mutations get past the first check.
 
 mod mutate;
+mod seeds;
 mod targets;
 
 use mutate::Mutator;
@@ -77,7 +78,7 @@ fn fuzz_or_replay(target: &Target, what: &str, seed: u64) -> bool {
 
 /// Whether the target stood all of it.
 fn fuzz(target: &Target, time: Duration, seed: u64) -> bool {
-    let corpus = corpus(&target.name);
+    let corpus = corpus(target);
     let watch = Watch::over(target.name.clone());
     let mut tried = 0u64;
     let began = Instant::now();
@@ -104,15 +105,14 @@ fn fuzz(target: &Target, time: Duration, seed: u64) -> bool {
     true
 }
 
-/// The seeds of a target, in the order of their names. A target without seeds begins with nothing.
-fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
+/// The seeds of a target, then what is kept in its corpus in the order of names, then nothing at all.
+fn corpus(target: &Target) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(&target.name);
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let mut seeds: Vec<Vec<u8>> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
-    seeds.push(Vec::new());
-    seeds
+    let kept = paths.iter().filter_map(|path| std::fs::read(path).ok());
+    target.seeds.iter().cloned().chain(kept).chain([Vec::new()]).collect()
 }
 
 fn keep(name: &str, input: &[u8]) -> PathBuf {

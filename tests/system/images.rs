@@ -187,7 +187,7 @@ fn the_same_bytes_twice_in_one_image_are_stored_once() {
     Random::seeded(7).fill(&mut half);
     let image = file(&sand, "disk.img", &[half.as_slice(), half.as_slice()].concat());
     let record = sand.backup("web01", &[&image]);
-    assert!(record.stat("bytes_new") <= 5 * MIB, "{record:?}");
+    assert!(record.stat("bytes_stored") <= 5 * MIB, "{record:?}");
     assert_round_trip(&sand, &record, &image);
 }
 
@@ -279,4 +279,69 @@ fn cat_gives_any_range_and_refuses_none() {
     }
     let tail = sand.done(&["cat", "web01", "--offset", "1M"]).stdout;
     assert_same_bytes(&tail, &bytes[MIB as usize..], "the rest behind an offset");
+}
+
+#[test]
+fn diff_names_what_changed_and_nothing_far_from_it() {
+    let sand = Sandbox::with_repo();
+    let len = 16 * MIB + 5;
+    let image = file(&sand, "disk.img", &mixed(34, len));
+    let first = sand.backup("web01", &[&image]);
+    let same = sand.backup("web01", &[&image]);
+    assert_eq!(
+        sand.done(&["--json", "diff", first.id(), same.id()]).json(),
+        serde_json::json!({"extents": []})
+    );
+    let changes = [(0, 1), (5 * MIB + 77, 4096), (len - 1, 1)];
+    for (offset, length) in changes {
+        overwrite(&image, offset, &vec![0x5a; length as usize]);
+    }
+    let changed = sand.backup("web01", &[&image]);
+    let extents = sand.done(&["--json", "diff", first.id(), changed.id()]).json()["extents"].clone();
+    let extents: Vec<(u64, u64)> = extents
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|extent| {
+            (extent["offset"].as_u64().expect("offset"), extent["length"].as_u64().expect("length"))
+        })
+        .collect();
+    for (offset, length) in changes {
+        let inside = |&(from, long): &(u64, u64)| from <= offset && offset + length <= from + long;
+        assert!(extents.iter().any(inside), "{offset} is not named: {extents:?}");
+    }
+    let named: u64 = extents.iter().map(|(_, length)| length).sum();
+    assert!(named <= 4 * 128 * KIB, "much more is named than changed: {extents:?}");
+    assert!(extents.iter().all(|(offset, length)| offset + length <= len), "{extents:?}");
+}
+
+#[test]
+fn a_repository_that_moved_or_was_copied_needs_nothing_else() {
+    let sand = Sandbox::with_repo();
+    let bytes = mixed(35, 2 * MIB);
+    let image = file(&sand, "disk.img", &bytes);
+    let record = sand.backup("web01", &[&image]);
+    let elsewhere = sand.at("elsewhere");
+    std::fs::rename(sand.repo(), &elsewhere).expect("move the repository");
+    for eyes in [&sand, &sand.other_host()] {
+        let got = eyes.done(&["-r", &elsewhere, "cat", record.id()]).stdout;
+        assert_same_bytes(&got, &bytes, "from where it lies now");
+        let _ = eyes.done(&["-r", &elsewhere, "check", "--read-data"]);
+    }
+    let _ = sand.done(&["-r", &elsewhere, "backup", &image, "--name", "web01"]);
+}
+
+#[test]
+fn with_separate_a_source_on_the_repositorys_own_disk_is_refused() {
+    let sand = Sandbox::new();
+    let image = file(&sand, "disk.img", &mixed(36, MIB));
+    let _ = sand.done(&["init"]);
+    let told = sand.done(&["backup", &image, "--name", "web01"]);
+    if !told.stderr.contains("same physical disk") {
+        return skipped("which disk temporary files lie on can't be told here");
+    }
+    let separate = sand.at("separate");
+    let _ = sand.done(&["-r", &separate, "init", "--separate"]);
+    let _ = sand.ends(4, &["-r", &separate, "backup", &image, "--name", "web01"]).saying("disk");
+    assert_eq!(sand.done(&["-r", &separate, "--json", "list"]).json(), serde_json::json!([]));
 }

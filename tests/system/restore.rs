@@ -223,7 +223,7 @@ fn r6_a_target_that_is_full_or_fails_to_sync_is_no_success_and_running_again_com
     let (sand, image, _) = one();
     for (call, errno) in [("write", libc::ENOSPC), ("write", libc::EIO), ("sync", libc::EIO)] {
         let out = sand.at("out.img");
-        let at_target = |touch: &Touch| touch.call == call && touch.path.starts_with(sand.root());
+        let at_target = |touch: &Touch| touch.call == call && touch.path.ends_with("out.img");
         let traced = trace(sand.command(&["restore", "web01", &out]), &at_target, 1, Act::Fail(errno));
         assert!(traced.reached(1), "a restore without a {call}");
         assert_eq!(traced.output.code(), Some(1), "{call} {errno}: {}", traced.output);
@@ -265,7 +265,8 @@ fn differential_restore_writes_what_differs() {
     assert_eq!(digest(&out), digest(&image));
     let written = report["bytes_written"].as_u64().expect("a number")
         + report["bytes_zeroed"].as_u64().expect("a number");
-    assert!((1..=128 * 1024).contains(&written), "{report}");
+    // One chunk; and what does not fill a block at the end of the image may be made zero without being read first.
+    assert!((1..=128 * 1024 + 4096).contains(&written), "{report}");
 }
 
 #[test]

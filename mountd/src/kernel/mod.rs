@@ -12,14 +12,17 @@ mod listing;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, Session, SessionACL,
+    AccessFlags, BsdFileFlags, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 
 use self::attr::file_attr;
@@ -78,23 +81,22 @@ impl<T: Tree> Running<T> {
         self.0.run()
     }
 
-    /// Passes notices on until nobody can send any more.
-    pub(crate) fn herald(&self) -> impl FnOnce(std::sync::mpsc::Receiver<Notice>) + Send + 'static {
+    /// Passes notices on until the mount is gone.
+    pub(crate) fn herald(&self) -> impl FnOnce(Receiver<Notice>) + Send + 'static {
         let notifier = self.0.notifier();
-        move |notices| {
-            for notice in notices {
-                // An error says that the kernel does not know the node or is gone: nothing to invalidate either way.
-                drop(tell(&notifier, &notice));
-            }
-        }
+        move |notices| while notices.recv().is_ok_and(|notice| tell(&notifier, &notice)) {}
     }
 }
 
-fn tell(notifier: &Notifier, notice: &Notice) -> io::Result<()> {
-    match notice {
+/// Whether there is still somebody to tell.
+fn tell(notifier: &Notifier, notice: &Notice) -> bool {
+    let told = match notice {
         Notice::Entry { dir, name } => notifier.inval_entry(INodeNo(*dir), name),
         Notice::Node { ino } => notifier.inval_inode(INodeNo(*ino), 0, 0),
-    }
+        Notice::End => return false,
+    };
+    // Other errors say that the kernel does not remember the node or name: nothing to invalidate.
+    !told.is_err_and(|error| rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NODEV))
 }
 
 struct Daemon<T: Tree> {
@@ -252,6 +254,15 @@ impl<T: Tree> Shared<T> {
         }
         Ok(if bytes.len() > wanted { bytes.slice(..wanted) } else { bytes })
     }
+}
+
+/// Operations whose answer does not depend on what is asked.
+macro_rules! by_reply {
+    ($answer:ident: $($operation:ident($($argument:ty),*) -> $reply:ident;)*) => {
+        $(fn $operation(&self, request: &fuser::Request, $(_: $argument,)* reply: fuser::$reply) {
+            self.$answer(request, reply);
+        })*
+    };
 }
 
 impl<T: Tree> Filesystem for Daemon<T> {
@@ -418,25 +429,6 @@ impl<T: Tree> Filesystem for Daemon<T> {
         });
     }
 
-    fn flush(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: LockOwner,
-        reply: fuser::ReplyEmpty,
-    ) {
-        self.never(request, reply);
-    }
-
-    fn fsync(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: fuser::ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn fsyncdir(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: bool, reply: fuser::ReplyEmpty) {
-        reply.ok();
-    }
-
     fn lseek(
         &self,
         request: &fuser::Request,
@@ -561,95 +553,32 @@ impl<T: Tree> Filesystem for Daemon<T> {
         });
     }
 
-    /// Whoever gets here may: the kernel has checked, or only the mount's owner gets in at all.
-    fn access(&self, request: &fuser::Request, _: INodeNo, _: AccessFlags, reply: fuser::ReplyEmpty) {
-        self.never(request, reply);
+    // A mount is read-only, so the kernel sends these only after somebody has remounted it.
+    by_reply! { refuse:
+        setattr(
+            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>, Option<TimeOrNow>, Option<SystemTime>,
+            Option<FileHandle>, Option<SystemTime>, Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>
+        ) -> ReplyAttr;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
     }
 
-    fn setattr(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u64>,
-        _: Option<fuser::TimeOrNow>,
-        _: Option<fuser::TimeOrNow>,
-        _: Option<std::time::SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<std::time::SystemTime>,
-        _: Option<std::time::SystemTime>,
-        _: Option<std::time::SystemTime>,
-        _: Option<fuser::BsdFileFlags>,
-        reply: fuser::ReplyAttr,
-    ) {
-        self.refuse(request, reply);
-    }
-
-    fn create(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: u32,
-        _: u32,
-        _: i32,
-        reply: fuser::ReplyCreate,
-    ) {
-        self.refuse(request, reply);
-    }
-
-    fn write(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: &[u8],
-        _: fuser::WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: fuser::ReplyWrite,
-    ) {
-        self.refuse(request, reply);
-    }
-
-    fn unlink(&self, request: &fuser::Request, _: INodeNo, _: &OsStr, reply: fuser::ReplyEmpty) {
-        self.refuse(request, reply);
-    }
-
-    fn rmdir(&self, request: &fuser::Request, _: INodeNo, _: &OsStr, reply: fuser::ReplyEmpty) {
-        self.refuse(request, reply);
-    }
-
-    fn mkdir(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: u32,
-        _: u32,
-        reply: fuser::ReplyEntry,
-    ) {
-        self.refuse(request, reply);
-    }
-
-    fn setxattr(
-        &self,
-        request: &fuser::Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: &[u8],
-        _: i32,
-        _: u32,
-        reply: fuser::ReplyEmpty,
-    ) {
-        self.refuse(request, reply);
-    }
-
-    fn removexattr(&self, request: &fuser::Request, _: INodeNo, _: &OsStr, reply: fuser::ReplyEmpty) {
-        self.refuse(request, reply);
+    // Nothing to do when a file is closed or synced. Whoever asks for access has it: the kernel has checked, or only the owner got in.
+    by_reply! { never:
+        flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty;
+        fsync(INodeNo, FileHandle, bool) -> ReplyEmpty;
+        fsyncdir(INodeNo, FileHandle, bool) -> ReplyEmpty;
+        access(INodeNo, AccessFlags) -> ReplyEmpty;
     }
 
     fn ioctl(

@@ -19,6 +19,8 @@ use super::unmount::{self, Helper};
 use super::{MountError, MountErrorKind, Options};
 
 const DEVICE: &str = "/dev/fuse";
+/// What a tree is promised never to be asked for more than at once. It is what kernels do unless told otherwise.
+const READ_MAX: u32 = 1 << 20;
 /// What fusermount3 is given to mount: path lookup and one system call.
 const HELPER_WITHIN: Duration = Duration::from_secs(20);
 
@@ -41,7 +43,8 @@ pub(super) fn mount(at: &Path, options: &Options) -> Result<OwnedFd, MountError>
 fn mount_directly(at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
     let device = open().map_err(no_device)?;
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let mut data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
+    let mut data =
+        format!("fd={},rootmode=40000,user_id={uid},group_id={gid},max_read={READ_MAX}", device.as_raw_fd());
     if options.allow_other {
         data.push_str(",default_permissions,allow_other");
     }
@@ -100,7 +103,7 @@ fn mount_through_helper(at: &Path, options: &Options) -> Result<OwnedFd, MountEr
 fn helper_options(options: &Options) -> String {
     let quoted = |text: &str| text.replace('\\', r"\\").replace(',', r"\,");
     let mut list = format!(
-        "ro,nosuid,nodev,noexec,fsname={},subtype={}",
+        "ro,nosuid,nodev,noexec,max_read={READ_MAX},fsname={},subtype={}",
         quoted(&options.source),
         quoted(&options.kind)
     );
@@ -137,7 +140,7 @@ mod tests {
         let mut options = Options::new("afterimage", runtime.handle().clone());
         options.source = r"a,b\c".into();
         let plain = helper_options(&options);
-        assert_eq!(plain, r"ro,nosuid,nodev,noexec,fsname=a\,b\\c,subtype=afterimage");
+        assert_eq!(plain, r"ro,nosuid,nodev,noexec,max_read=1048576,fsname=a\,b\\c,subtype=afterimage");
         options.allow_other = true;
         assert_eq!(helper_options(&options), plain + ",default_permissions,allow_other");
     }

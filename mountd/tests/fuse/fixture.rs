@@ -111,6 +111,8 @@ pub(crate) fn within(seconds: u64, test: impl FnOnce() + Send + 'static) {
     });
     if from.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout) {
         clear(&format!("mdtest{}-", std::process::id()));
+        // With its mounts gone it fails soon, and then clears up after itself.
+        let _ = from.recv_timeout(Duration::from_secs(5));
         panic!("the test took more than {seconds} s");
     }
     if let Err(panic) = thread.join() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, SeekFrom as RawSeek};
 
 use crate::fixture::{Fixture, errno, eventually, run, sh, within};
-use crate::tree::{DAMAGE, MTIME, Odd, SIZE, SPARSE_SIZE, SPARSE_UNIT, pattern};
+use crate::tree::{DAMAGE, MTIME, Odd, SIZE, SPARSE_SIZE, SPARSE_UNIT, access_list, pattern};
 
 const ENODATA: i32 = 61;
 const EROFS: i32 = 30;
@@ -135,6 +135,33 @@ fn f6_nothing_can_be_written() {
 }
 
 #[test]
+fn f6_nothing_can_be_written_even_when_the_mount_is_made_writable() {
+    within(60, || {
+        let mounted = Fixture::new();
+        let _ = sh("mount -i -o remount,rw \"$0\"", mounted.root());
+        let (bytes, new) = (mounted.path("bytes"), mounted.path("new"));
+        assert_eq!(errno(File::options().write(true).open(&bytes)), EROFS);
+        assert_eq!(errno(File::create(&new)), EROFS);
+        assert_eq!(errno(fs::create_dir(&new)), EROFS);
+        assert_eq!(errno(fs::remove_file(&bytes)), EROFS);
+        assert_eq!(errno(fs::remove_dir(mounted.path("names"))), EROFS);
+        assert_eq!(errno(fs::rename(&bytes, &new)), EROFS);
+        assert_eq!(errno(fs::hard_link(&bytes, &new)), EROFS);
+        assert_eq!(errno(std::os::unix::fs::symlink("x", &new)), EROFS);
+        assert_eq!(errno(fs::set_permissions(&bytes, fs::Permissions::from_mode(0o777))), EROFS);
+        let made = rustix::fs::mknodat(rustix::fs::CWD, &new, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+        assert_eq!(made, Err(rustix::io::Errno::ROFS));
+        let flags = rustix::fs::XattrFlags::empty();
+        assert_eq!(rustix::fs::setxattr(&bytes, "user.a", b"1", flags), Err(rustix::io::Errno::ROFS));
+        assert_eq!(rustix::fs::removexattr(&bytes, "user.a"), Err(rustix::io::Errno::ROFS));
+        assert!(mounted.stats().op(afterimage_mountd::watch::Op::Refused).count >= 10);
+        let file = File::open(&bytes).unwrap();
+        file.sync_all().expect("nothing to sync is synced");
+        assert!(fs::read(&bytes).unwrap() == pattern(0..SIZE));
+    });
+}
+
+#[test]
 fn f6_extended_attributes_are_listed_read_and_missing() {
     within(30, || {
         let mounted = Fixture::new();
@@ -146,6 +173,9 @@ fn f6_extended_attributes_are_listed_read_and_missing() {
         assert_eq!(&buffer[..len], b"blue\0\xff");
         assert_eq!(rustix::fs::getxattr(&has, "user.empty", &mut buffer), Ok(0));
         assert_eq!(rustix::fs::getxattr(&has, "user.colour", &mut [0_u8; 2]), Err(rustix::io::Errno::RANGE));
+        let len =
+            rustix::fs::getxattr(mounted.path("guarded"), "system.posix_acl_access", &mut buffer).unwrap();
+        assert_eq!(&buffer[..len], &access_list()[..], "for those who copy it");
         let missing = rustix::fs::getxattr(&has_none, "user.colour", &mut buffer).unwrap_err();
         assert_eq!(missing.raw_os_error(), ENODATA);
         assert_eq!(rustix::fs::listxattr(&has_none, &mut buffer), Ok(0));
@@ -244,11 +274,14 @@ fn holes_are_found_and_survive_a_copy() {
 fn what_was_read_stays_cached_from_one_opening_to_the_next() {
     within(30, || {
         let mounted = Fixture::new();
+        // One opening more, so that nothing is forgotten because memory is wanted elsewhere.
+        let held = File::open(mounted.path("bytes")).unwrap();
         let read = || fs::read(mounted.path("bytes")).unwrap();
         assert!(read() == pattern(0..SIZE));
         let asked = mounted.tree.reads.load(Ordering::Relaxed);
         assert!(read() == pattern(0..SIZE));
         assert_eq!(mounted.tree.reads.load(Ordering::Relaxed), asked);
+        drop(held);
         let stats = mounted.stats();
         assert_eq!(stats.value("read_bytes"), SIZE);
         assert!(stats.op(afterimage_mountd::watch::Op::Read).quantile(0.5).is_some());

@@ -48,10 +48,12 @@ pub(crate) enum Node {
     Script,
     Private,
     Attributed,
+    Guarded,
     Plain,
     Many,
     Names,
     Changing,
+    Troubled,
     Twin,
     TwinsDouble,
     OneOfMany(u64),
@@ -59,7 +61,7 @@ pub(crate) enum Node {
     Came(u64),
 }
 
-const NAMES_OF_ROOT: [(&str, Node); 23] = [
+const NAMES_OF_ROOT: [(&str, Node); 25] = [
     ("bytes", Node::Bytes),
     ("later", Node::Later),
     ("hang", Node::Hang),
@@ -77,19 +79,33 @@ const NAMES_OF_ROOT: [(&str, Node); 23] = [
     ("script", Node::Script),
     ("private", Node::Private),
     ("attributed", Node::Attributed),
+    ("guarded", Node::Guarded),
     ("plain", Node::Plain),
     ("many", Node::Many),
     ("names", Node::Names),
     ("changing", Node::Changing),
+    ("troubled", Node::Troubled),
     ("twin", Node::Twin),
     ("twins-double", Node::TwinsDouble),
 ];
+
+/// Names in `troubled`: the first can be looked up.
+pub(crate) const TROUBLED: [&str; 4] = ["fine", "broken", "panics", "never"];
 
 /// Names that a file system must be able to show; the last one must never be given to it.
 pub(crate) fn odd_names() -> Vec<OsString> {
     let names: [&[u8]; 7] =
         [b"new\nline", &[b'x'; 255], "\u{202e}gpj.exe".as_bytes(), b"\xff\xfe\x80", b" ", b"-rf", b"a/b"];
     names.iter().map(|name| OsString::from_vec(name.to_vec())).collect()
+}
+
+/// The access list of `guarded`: its owner reads and writes, user 65534 reads, its group and all others may nothing.
+pub(crate) fn access_list() -> Bytes {
+    let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 4, 65_534), (4, 0, !0), (16, 4, !0), (32, 0, !0)];
+    let entry = |(tag, may, who): (u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &may.to_le_bytes(), &who.to_le_bytes()].concat()
+    };
+    2_u32.to_le_bytes().into_iter().chain(entries.into_iter().flat_map(entry)).collect()
 }
 
 /// The byte at an offset of `bytes`, `later`, `damaged` and `plain`.
@@ -135,6 +151,7 @@ impl Odd {
                 (number < MANY && name.len() == 7).then_some(Node::OneOfMany(number))
             }
             Node::Names => Some(Node::Named(odd_names().iter().position(|known| known == name)? as u64)),
+            Node::Troubled => (name == "fine").then_some(Node::Empty),
             Node::Changing => self.changing.lock().unwrap().get(name).map(|number| Node::Came(*number)),
             _ => None,
         }
@@ -145,6 +162,7 @@ impl Odd {
             Node::Root => NAMES_OF_ROOT.iter().map(|(name, node)| (name.into(), *node)).collect(),
             Node::Many => (0..MANY).map(|i| (format!("f{i:06}").into(), Node::OneOfMany(i))).collect(),
             Node::Names => odd_names().into_iter().zip((0..).map(Node::Named)).collect(),
+            Node::Troubled => TROUBLED.map(|name| (name.into(), Node::Empty)).into(),
             Node::Changing => {
                 self.changing.lock().unwrap().iter().map(|(name, i)| (name.clone(), Node::Came(*i))).collect()
             }
@@ -154,7 +172,7 @@ impl Odd {
 
     fn attr_of(&self, node: &Node) -> Attr {
         let size = match node {
-            Node::Empty | Node::Root | Node::Many | Node::Names | Node::Changing => 0,
+            Node::Empty | Node::Root | Node::Many | Node::Names | Node::Changing | Node::Troubled => 0,
             Node::Sparse => SPARSE_SIZE,
             Node::Script => SCRIPT.len() as u64,
             Node::Link => 5,
@@ -169,6 +187,7 @@ impl Odd {
             Node::Sparse => attr.blocks = SPARSE_SIZE / 4 / 512,
             Node::Script => attr.mode = 0o6755,
             Node::Private => attr.mode = 0o400,
+            Node::Guarded => attr.mode = 0o640,
             Node::Changing | Node::Came(_) => attr.keeps = Duration::from_secs(60),
             Node::OneOfMany(i) => (attr.uid, attr.gid) = (*i as u32, 12),
             _ => {}
@@ -191,7 +210,7 @@ fn number_of(node: &Node) -> u64 {
 
 fn kind_of(node: &Node) -> NodeKind {
     match node {
-        Node::Root | Node::Many | Node::Names | Node::Changing => NodeKind::Directory,
+        Node::Root | Node::Many | Node::Names | Node::Changing | Node::Troubled => NodeKind::Directory,
         Node::Link => NodeKind::Symlink,
         Node::Fifo => NodeKind::Fifo,
         Node::Socket => NodeKind::Socket,
@@ -213,6 +232,12 @@ impl Tree for Odd {
     fn lookup(&self, dir: &Node, name: &OsStr) -> Answer<Entry<Node>> {
         if name == "never" {
             return Answer::later(std::future::pending());
+        }
+        if name == "broken" {
+            return Answer::fail(Kind::Damaged, "damaged on purpose");
+        }
+        if name == "panics" {
+            return Answer::later(async { panic!("on purpose") });
         }
         match self.find(dir, name) {
             Some(node) => {
@@ -307,6 +332,7 @@ impl Tree for Odd {
         match (node, name.to_str()) {
             (Node::Attributed, Some("user.colour")) => Answer::now(Bytes::from_static(b"blue\0\xff")),
             (Node::Attributed, Some("user.empty")) => Answer::now(Bytes::new()),
+            (Node::Guarded, Some("system.posix_acl_access")) => Answer::now(access_list()),
             _ => Answer::fail(Kind::NoAttribute, "no such attribute"),
         }
     }

@@ -62,6 +62,12 @@ fn f7_others_get_in_only_when_asked_for_and_then_by_the_files_modes() {
         assert!(output.status.success() && said(&output).contains(&SIZE.to_string()), "{}", said(&output));
         let output = as_nobody("cat \"$0/private\"", open.root());
         assert!(!output.status.success() && said(&output).contains("Permission denied"), "{}", said(&output));
+        let may_read = |user: &str| {
+            let line =
+                format!("setpriv --reuid={user} --regid={user} --clear-groups -- head -c 1 \"$0/guarded\"");
+            Command::new("sh").args(["-c", &line]).arg(open.root()).output().unwrap().status.success()
+        };
+        assert!(may_read("65534") && !may_read("65533"), "the access list counts");
         assert_eq!(fs::read(open.path("private")).unwrap().len() as u64, SIZE, "root may");
     });
 }
@@ -167,6 +173,41 @@ fn f7_an_ordinary_user_mounts_reads_and_unmounts() {
             status.is_some()
         });
         assert!(status.unwrap().success());
+    });
+}
+
+#[test]
+fn f3_an_ordinary_users_dead_mount_is_replaced_by_the_next() {
+    const SCRIPT: &str = r#"
+user() { exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"; }
+there() { for _ in $(seq 200); do (user head -c 1 "$MDTEST_AT/bytes") > /dev/null 2>&1 && return; sleep 0.05; done; echo "never came"; exit 1; }
+mount --bind "$1" /dev/fuse; shift
+(user "$@") & first=$!
+there
+kill -9 $first; wait $first
+(user head -c 1 "$MDTEST_AT/bytes") > /dev/null 2>&1 && exit 2
+grep -c "$MDTEST_KIND" /proc/self/mounts
+(user "$@") & second=$!
+there
+grep -c "$MDTEST_KIND" /proc/self/mounts
+kill $second; wait $second || exit 3
+grep -c "$MDTEST_KIND" /proc/self/mounts
+true
+"#;
+    within(60, || {
+        let nobodys = Nobodys::new();
+        let command = nobodys.command("666");
+        let mut script = Command::new("unshare");
+        let _ = script.args(["-m", "sh", "-c", SCRIPT, "sh"]).arg(nobodys.dir.path().join("fuse666"));
+        let _ = script.arg(&nobodys.program).args(daemon::ARGS);
+        for (name, value) in command.get_envs() {
+            let _ = script.env(name, value.unwrap());
+        }
+        let output = script.stdin(Stdio::null()).output().unwrap();
+        let seen: Vec<_> =
+            said(&output).lines().filter(|line| line.parse::<u8>().is_ok()).map(str::to_owned).collect();
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(seen, ["1", "1", "0"], "dead, replaced, gone");
     });
 }
 

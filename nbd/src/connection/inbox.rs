@@ -20,8 +20,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use crate::buffers::{self, Buffer};
 use crate::transmission::{Command, Refusal, Rules, Verdict};
 use crate::wire::{Framing, Request, cmd, limits};
 
@@ -55,8 +56,8 @@ enum Receiving {
     Large {
         request: Request,
         command: Command,
-        len: usize,
-        payload: BytesMut,
+        payload: Buffer,
+        filled: usize,
     },
     Drain {
         left: usize,
@@ -115,12 +116,12 @@ impl Inbox {
                     let payload = self.buffer.split_to(len).freeze();
                     return Some(self.complete(Item::Do(request, command, payload)));
                 }
-                Receiving::Large { request, command, len, payload } => {
-                    if payload.len() < len {
-                        self.receiving = Receiving::Large { request, command, len, payload };
+                Receiving::Large { request, command, payload, filled } => {
+                    if filled < payload.as_ref().len() {
+                        self.receiving = Receiving::Large { request, command, payload, filled };
                         return None;
                     }
-                    return Some(self.complete(Item::Do(request, command, payload.freeze())));
+                    return Some(self.complete(Item::Do(request, command, Bytes::from_owner(payload))));
                 }
                 Receiving::Drain { left, request, refusal } => {
                     let here = left.min(self.buffer.len());
@@ -173,9 +174,12 @@ impl Inbox {
             Receiving::Small { request, command, len }
         } else {
             self.room = BUFFER_MIN; // or the next read would take part of the next payload the long way
-            let mut payload = BytesMut::with_capacity(len);
-            payload.put(self.buffer.split());
-            Receiving::Large { request, command, len, payload }
+            let mut payload = buffers::take(len);
+            let filled = self.buffer.len();
+            if let Some(front) = payload.as_mut().get_mut(..filled) {
+                self.buffer.copy_to_slice(front);
+            }
+            Receiving::Large { request, command, payload, filled }
         };
     }
 
@@ -185,10 +189,12 @@ impl Inbox {
         mut stream: Pin<&mut S>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if let Receiving::Large { len, payload, .. } = &mut self.receiving {
-            let missing = len.saturating_sub(payload.len());
-            let mut place = payload.limit(missing);
-            return pin!(stream.read_buf(&mut place)).poll(cx);
+        if let Receiving::Large { payload, filled, .. } = &mut self.receiving {
+            let mut place = ReadBuf::new(payload.as_mut().get_mut(*filled..).unwrap_or_default());
+            ready!(stream.as_mut().poll_read(cx, &mut place))?;
+            let read = place.filled().len();
+            *filled = filled.saturating_add(read);
+            return Poll::Ready(Ok(read));
         }
         let needed = match &self.receiving {
             Receiving::Small { len, .. } => len.saturating_sub(self.buffer.len()),
@@ -220,7 +226,8 @@ impl Inbox {
             return None;
         }
         Some(match &self.receiving {
-            Receiving::Small { len, .. } | Receiving::Large { len, .. } => *len,
+            Receiving::Small { len, .. } => *len,
+            Receiving::Large { payload, .. } => payload.as_ref().len(),
             Receiving::Drain { left, .. } => *left,
             Receiving::Header | Receiving::Lost(_) => 0,
         })
@@ -229,7 +236,8 @@ impl Inbox {
     /// Bytes of payload being received.
     pub(super) fn held(&self) -> usize {
         match &self.receiving {
-            Receiving::Small { len, .. } | Receiving::Large { len, .. } => *len,
+            Receiving::Small { len, .. } => *len,
+            Receiving::Large { payload, .. } => payload.as_ref().len(),
             _ => 0,
         }
     }

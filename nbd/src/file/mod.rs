@@ -7,7 +7,6 @@
 //! Holds: FLUSH and FUA are answered after the disk has it. After the first sync that fails, nothing is written any
 //! more: the kernel has dropped what it could not store, and would call the next sync a success.
 
-mod buffers;
 mod pace;
 mod system;
 
@@ -21,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::buffers;
 use crate::export::{Answer, BlockSizes, Error, Export, Extent, Info, Kind, Parts, Result, Zeroing};
-use buffers::Buffers;
 use pace::Pace;
 use system::Attempt;
 
@@ -41,7 +40,6 @@ struct Shared {
     file: File,
     info: Info,
     is_device: bool,
-    buffers: Buffers,
     reads: Pace,
     writes: Pace,
     /// Counts what was written; starts at one, so that the first flush also covers what came before us.
@@ -85,7 +83,6 @@ impl FileExport {
             file,
             info,
             is_device,
-            buffers: Buffers::default(),
             reads: Pace::default(),
             writes: Pace::default(),
             written: AtomicU64::new(1),
@@ -192,7 +189,7 @@ impl Export for FileExport {
 
     fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
         let shared = &self.shared;
-        let mut buffer = shared.buffers.take(usize::try_from(len).unwrap_or(usize::MAX));
+        let mut buffer = buffers::take(usize::try_from(len).unwrap_or(usize::MAX));
         let here = system::read_cached(&shared.file, buffer.as_mut(), offset, &shared.reads);
         if here == buffer.as_ref().len() {
             return Answer::ok(Bytes::from_owner(buffer).into());

@@ -21,7 +21,7 @@ mod admission;
 mod listener;
 mod session;
 mod settings;
-mod stream;
+pub(crate) mod stream;
 
 use std::io;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use crate::export::Address;
 
 /// Kernel buffers that hold a few large requests, so that one side can fill while the other empties.
-const SOCKET_BUFFER: usize = 2 * 1024 * 1024;
+const SOCKET_BUFFER: usize = 1024 * 1024;
 /// When a peer's machine vanishes, TCP notices after this.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 

@@ -1,4 +1,4 @@
-//! TLS for the server: who we are, and whom we let in.
+//! TLS: for a server, who we are and whom we let in; for a client, `connector`.
 //!
 //! certificate, key, and perhaps a CA and a list of clients -> an [`Acceptor`]
 //!
@@ -6,6 +6,7 @@
 //! handshake; where a list is given, neither does one that is not on it.
 
 mod certificate;
+mod connector;
 
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::export::Identity;
+pub(crate) use connector::Connector;
 
 /// What a server proves of itself and asks of its clients.
 #[derive(Clone)]

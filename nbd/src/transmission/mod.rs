@@ -264,10 +264,6 @@ impl Rules {
         if request.flags & !allowed != 0 {
             return invalid("flag is unknown, not valid here, or was not offered");
         }
-        let needs_payload = request.command == cmd::WRITE && self.framing == Framing::Extended;
-        if needs_payload && request.flags & cmd_flag::PAYLOAD_LEN == 0 {
-            return invalid("an extended WRITE must say PAYLOAD_LEN");
-        }
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //! compact  := magic[u32] flags[u16] command[u16] cookie[u64] offset[u64] length[u32]
 //! extended := magic[u32] flags[u16] command[u16] cookie[u64] offset[u64] length[u64]
 //!
-//! A payload follows a compact WRITE, and any extended request that says PAYLOAD_LEN.
+//! A payload follows every WRITE, and any extended request that says PAYLOAD_LEN. (An extended WRITE must say so too,
+//! but qemu's doesn't, and sends its payload all the same.)
 
 use super::cursor::Cursor;
 use super::{Malformed, cmd, cmd_flag};
@@ -99,11 +100,8 @@ impl Request {
 
     /// Bytes of payload that follow this header on the wire.
     pub fn payload_len(&self, framing: Framing) -> u64 {
-        let follows = match framing {
-            Framing::Simple | Framing::Structured => self.command == cmd::WRITE,
-            Framing::Extended => self.flags & cmd_flag::PAYLOAD_LEN != 0,
-        };
-        if follows { self.length } else { 0 }
+        let said = framing == Framing::Extended && self.flags & cmd_flag::PAYLOAD_LEN != 0;
+        if said || self.command == cmd::WRITE { self.length } else { 0 }
     }
 }
 
@@ -171,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_follows_compact_writes_and_whatever_says_payload_len() {
+    fn a_payload_follows_writes_and_whatever_says_payload_len() {
         let write = Request { flags: 0, command: cmd::WRITE, cookie: 1, offset: 0, length: 7 };
         assert_eq!(write.payload_len(Framing::Simple), 7);
-        assert_eq!(write.payload_len(Framing::Extended), 0);
+        assert_eq!(write.payload_len(Framing::Extended), 7);
         let status = Request { flags: cmd_flag::PAYLOAD_LEN, command: cmd::BLOCK_STATUS, ..write };
         assert_eq!(status.payload_len(Framing::Structured), 0);
         assert_eq!(status.payload_len(Framing::Extended), 7);

@@ -194,7 +194,7 @@ impl Directory {
         let Err(errno) = sync() else { return Ok(()) };
         let cause = std::io::Error::from(errno);
         let _ = self.poison.set(format!("{what} {}: {cause}", self.path(name)));
-        let kind = if matches!(errno, Errno::NOSPC | Errno::DQUOT) { Kind::Full } else { Kind::Refused };
+        let kind = if matches!(errno, Errno::NOSPC | Errno::DQUOT) { Kind::Full } else { Kind::Unsynced };
         Err(Error::new(kind, format!("{what} {}: what was written may be lost", self.path(name)))
             .caused_by(cause)
             .hint("look after the disk, then run again: nothing is taken as stored"))
@@ -204,7 +204,7 @@ impl Directory {
         match self.poison.get() {
             None => Ok(()),
             Some(first) => Err(Error::new(
-                Kind::Refused,
+                Kind::Unsynced,
                 format!("{doing} {name}: writing to {} ended when it could not {first}", self.place),
             )),
         }

@@ -1,12 +1,20 @@
 //! Buffers that are used again: fresh ones of the size of a large request cost more in page faults than the read itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// Sizes are powers of two from this one.
 const SMALLEST: usize = 4096;
 const CLASSES: usize = 14;
 /// Bytes kept for the next requests.
-const KEPT_MAX: usize = 16 * 1024 * 1024;
+const KEPT_MAX: usize = 32 * 1024 * 1024;
+
+/// The buffers of this process: connections and exports hand them to each other.
+static SHARED: LazyLock<Buffers> = LazyLock::new(Buffers::default);
+
+/// A buffer of so many bytes.
+pub(crate) fn take(len: usize) -> Buffer {
+    SHARED.take(len)
+}
 
 #[derive(Debug, Default)]
 struct Shelves {
@@ -16,11 +24,11 @@ struct Shelves {
 
 /// Where buffers wait.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffers(Arc<Mutex<Shelves>>);
+struct Buffers(Arc<Mutex<Shelves>>);
 
 /// So many bytes of a buffer that goes back when dropped. Contents are whatever they were.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     home: Buffers,
     bytes: Vec<u8>,
     len: usize,
@@ -32,7 +40,7 @@ fn class(len: usize) -> usize {
 }
 
 impl Buffers {
-    pub(super) fn take(&self, len: usize) -> Buffer {
+    fn take(&self, len: usize) -> Buffer {
         let class = class(len);
         let mut shelves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = shelves.free.get_mut(class).and_then(Vec::pop);
@@ -44,7 +52,7 @@ impl Buffers {
 }
 
 impl Buffer {
-    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
 }
@@ -81,7 +89,7 @@ mod tests {
         drop(first);
         let mut again = buffers.take(1);
         assert_eq!((again.as_ref().as_ptr(), again.as_mut().len()), (place, 1));
-        let many: Vec<_> = (0..40).map(|_| buffers.take(1024 * 1024)).collect();
+        let many: Vec<_> = (0..80).map(|_| buffers.take(1024 * 1024)).collect();
         drop((many, again));
         assert!(buffers.0.lock().unwrap().kept <= KEPT_MAX);
         for len in [1, 4096, 4097, 32 << 20] {

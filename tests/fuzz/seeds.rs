@@ -1,0 +1,93 @@
+//! Where fuzzing begins: for each parser of the format, bytes as its writer makes them, small and whole.
+
+use afterimage::format::node::{Child, Entry, Node, Shape, slot_span};
+use afterimage::format::pack::{self, Row};
+use afterimage::format::{BackupId, ChunkId, ObjectId, PackId, Place, RepositoryId};
+use afterimage::format::{config, ids::SealKind, index, listing, object, record, slot};
+
+/// The seeds of a target of the format; none for one that is not known here.
+pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "config" => vec![CONFIG.into()],
+        "slot" => vec![OPEN_SLOT.into(), PASSWORD_SLOT.into()],
+        "pack-header" => vec![pack::header(RepositoryId([1; 16]), PackId([2; 16]))],
+        "pack-table" => vec![pack::table(&rows(1)), pack::table(&rows(7))],
+        "pack-trailer" => vec![pack::trailer(48, 64, 1), pack::trailer(1 << 20, 4096, 99)],
+        "node" => {
+            [node(Shape::Fixed(131_072), 0, 3), node(Shape::Fixed(4096), 2, 200), node(Shape::Cut, 0, 5)]
+                .into()
+        }
+        "object" => vec![object::write(
+            RepositoryId([1; 16]),
+            SealKind::Record,
+            ObjectId([2; 16]),
+            &[vec![7; 60], vec![8; 9]],
+        )],
+        "index" => {
+            [index::write_parts(&packs()), vec![index::write_supersedes(&[ObjectId([3; 16])])]].concat()
+        }
+        "catalog" => {
+            listing::write_parts([(BackupId([1; 16]), RECORD.as_bytes()), (BackupId([2; 16]), b"{}")])
+        }
+        "record" => vec![RECORD.into()],
+        _ => Vec::new(),
+    }
+}
+
+fn rows(count: u8) -> Vec<Row> {
+    let row = |number| Row {
+        id: ChunkId([number; 32]),
+        kind: SealKind::Data,
+        sealed_len: 100 + u32::from(number),
+        plain_len: 4096,
+    };
+    (0..count).map(row).collect()
+}
+
+fn packs() -> Vec<index::PackRows> {
+    [(4, 2), (5, 3)]
+        .map(|(pack, count)| index::PackRows { pack: PackId([pack; 16]), pack_len: 1000, rows: rows(count) })
+        .into()
+}
+
+/// Fails when a seed is not what its parser takes: then most mutations would end at the first check.
+pub(crate) fn assert_valid() {
+    assert!(config::Config::parse(CONFIG.as_bytes()).is_ok());
+    assert!([OPEN_SLOT, PASSWORD_SLOT].iter().all(|slot| slot::Slot::parse(slot.as_bytes()).is_ok()));
+    assert!(record::Record::parse(RECORD.as_bytes()).is_ok());
+    assert!(of_format("node").iter().all(|node| Node::parse(node).is_ok()));
+    assert!(of_format("pack-table").iter().all(|table| pack::parse_table(table).is_ok()));
+}
+
+/// A node whose every third entry is zero.
+fn node(shape: Shape, level: u8, count: u8) -> Vec<u8> {
+    let len = match shape {
+        Shape::Fixed(chunk_size) => slot_span(chunk_size, level),
+        Shape::Cut => 70_000,
+    };
+    let place =
+        |number: u8| Place { pack: PackId([number % 2; 16]), offset: 48 + u32::from(number) * 200, len: 200 };
+    let child =
+        |number: u8| (number % 3 != 2).then(|| Child { id: ChunkId([number; 32]), place: place(number) });
+    let entries = (0..count).map(|number| Entry { len, child: child(number) }).collect();
+    let node = Node { shape, level, entries };
+    node.write(node.canon())
+}
+
+const CONFIG: &str = r#"{"format": "afterimage", "version": 1, "repository": "0b077f1e3d1d36157fae754dfe6c54db", "chunk_size": 131072,
+"separate": false, "created": "2026-11-20T14:24:51Z", "mac": "773290d105f0e5565be6d9d1d27ba2d6de48fc48caf1b01f52403862c7003394"}"#;
+
+const OPEN_SLOT: &str = r#"{"version": 1, "repository": "0b077f1e3d1d36157fae754dfe6c54db", "created": "2026-11-20T14:24:51Z",
+"lock": "open", "key": "5bb22f2c9c92f9f6b700c41628772d9ccb873a772de35ef29fc9dbed5fe67d4a"}"#;
+
+const PASSWORD_SLOT: &str = r#"{"version": 1, "repository": "0b077f1e3d1d36157fae754dfe6c54db", "created": "2026-11-20T14:24:51Z",
+"lock": "password", "kdf": "argon2id", "memory_kib": 65536, "passes": 3, "lanes": 1, "salt": "000102030405060708090a0b0c0d0e0f",
+"wrapped": "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b"}"#;
+
+const RECORD: &str = r#"{"version": 1, "repository": "01010101010101010101010101010101", "id": "02020202020202020202020202020202",
+"name": "web01", "time": "2026-11-20T10:32:00Z", "written": "2026-11-20T10:33:00Z", "parent": null, "tags": {"site": "a"},
+"metadata": {"a": [1, {"b": null}]}, "project": null, "user": null, "group": null, "consistency": null, "protocol": null,
+"items": [{"name": "disk.img", "kind": "image", "size": 262144, "allocated": 131072, "sha256": null,
+"root": {"id": "0303030303030303030303030303030303030303030303030303030303030303", "level": 0, "chunk_size": 131072,
+"place": {"pack": "04040404040404040404040404040404", "offset": 48, "len": 200}}}],
+"writer": {"program": "afterimage", "host": "h"}, "stats": {"bytes_read": 1, "bytes_new": 2, "bytes_stored": 3, "seconds": 0.5}}"#;
