@@ -1,4 +1,7 @@
-//! One backup from beginning to end: its parent, its items, its record.
+//! One backup from beginning to end: its parent, its items one after the other, its record.
+//!
+//! [`run`] judges the job before anything is read, and publishes the record after everything it names is durable. Merging small objects comes
+//! last and may fail: the backup is listed by then. Entered from `cli`, on a thread that may wait.
 
 use super::pipeline::{ItemDone, ItemPlan, back_up_item};
 use crate::clock;

@@ -1,4 +1,8 @@
 //! The first stage: a source becomes runs of whole chunks. Holes become nothing at all.
+//!
+//! Holds: every run begins on a chunk's boundary, and only the last one of an image ends elsewhere; a hole that covers only a part of a chunk is
+//! filled with zeros. Each run goes with the pack that it is sealed for and with what the parent's map has there. The reader waits when no buffer
+//! is free, which is what bounds a backup's memory.
 
 use super::pipeline::{ItemPlan, ReadDone};
 use crate::error::{Context, Error, Kind, Result};

@@ -1,4 +1,6 @@
 //! Taking over from the parent what is known to be unchanged: whole nodes where they lie whole in the range, chunks at its edges.
+//!
+//! So a source that knows what changed costs what changed, not what is there.
 
 use super::pipeline::ItemPlan;
 use crate::error::Result;

@@ -1,4 +1,7 @@
 //! `backup`: sources become one backup.
+//!
+//! Opens the sources, refuses those that lie in the repository itself, says (or with `init --separate` refuses) when they share a disk with it, and
+//! reads tags and metadata. The rest is `backup::run`.
 
 use super::args::Backup;
 use super::context::Context;

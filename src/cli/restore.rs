@@ -1,4 +1,6 @@
 //! `restore`: an image onto a file or a device.
+//!
+//! Has the target judged and opened by `restore::target`, with what the record says of the source and where the repository lies; then writes.
 
 use super::args::Restore;
 use super::context::Context;

@@ -1,4 +1,7 @@
 //! `afterimage.json`: what a repository is. Written once, at `init`, and authenticated with the repository's key.
+//!
+//! The version is judged before anything else, so that a repository from the future is called that and not damaged. What is parsed is not yet
+//! believed: the caller compares the authentication code once it has the key.
 
 use super::node::judge_chunk_size;
 use super::{Corrupt, RepositoryId, corrupt::within, limits};

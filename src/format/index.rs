@@ -1,7 +1,9 @@
 //! Index objects: the tables of many packs, merged. A convenience: the packs alone are enough to write them again.
 //!
+//! ```text
 //! first part  := supersedes[u32] object[16]*
 //! other parts := ( pack[16] pack_len[u64] rows[u32] row* )*            rows as in a pack's table
+//! ```
 //!
 //! Holds: a part ends where a pack ends, so each part can be read alone.
 

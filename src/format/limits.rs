@@ -1,4 +1,7 @@
 //! Every bound of the format, in one place, related to each other by the compiler.
+//!
+//! What reads stored bytes refuses what exceeds these, by name, before it allocates. A bound may be raised under a new version, never lowered:
+//! what was written stays readable.
 
 #![allow(clippy::as_conversions)] // constants, held against each other at compile time
 

@@ -1,7 +1,9 @@
 //! Catalogue objects: many records in one object, so that a fresh machine lists a large repository in a few gets.
 //!
+//! ```text
 //! first part  := as an index's: the catalogue objects that this one takes the place of
 //! other parts := ( backup[16] len[u32] record )*                      record: the JSON of the record itself
+//! ```
 //!
 //! A catalogue proves nothing: a backup is listed when its own object is. It only spares reading that object.
 

@@ -1,10 +1,12 @@
 //! Map nodes: which chunk, or which node below, holds each run of an image or file.
 //!
+//! ```text
 //! node   := canon places
 //! canon  := version[u8] shape[u8] level[u8] zero[u8] chunk_size[u32] len[u64] slots
 //! slots  := fixed:  bitmap[32] id[32]*                              one slot per `span(level)` bytes, 256 of them
 //!           cut:    count[u16] ( len[u64, top bit: nothing here] id[32]? )*
 //! places := packs[u16] pack[16]* ( pack_number[u16] offset[u32] sealed_len[u32] )*     one per id, in order
+//! ```
 //!
 //! Holds: a node's id covers `canon` alone, so equal content has equal ids wherever its chunks lie. A slot without an id reads
 //! as zeros. `len` is what the node covers; only the last node of a level may cover less than its span.

@@ -1,7 +1,9 @@
 //! Objects that are not packs: records, indexes, catalogues, leases, ...: a header, sealed parts, a checksum.
 //!
+//! ```text
 //! object := "AFTROBJ1" version[u16] kind[u8] zero[u8] repository[16] object[16] parts[u32] part* checksum[16]
 //! part   := sealed_len[u32] sealed
+//! ```
 //!
 //! The seal of a part binds repository, kind, object, its number and how many there are, so that none can be left out, moved or
 //! taken for another. The checksum is XXH3-128 over everything before it.

@@ -1,10 +1,12 @@
 //! Packs: one object holding many sealed chunks, then the sealed table of them, then a trailer.
 //!
+//! ```text
 //! pack    := header chunk* table trailer
 //! header  := "AFTRPACK" version[u16] zero[u16] zero[u32] repository[16] pack[16]                      48 bytes
 //! table   := sealed( row* )
 //! row     := id[32] kind[u8] sealed_len[u32] plain_len[u32]                                           41 bytes
 //! trailer := table_offset[u64] table_len[u32] count[u32] "AFTRPEND" checksum[16]                      40 bytes
+//! ```
 //!
 //! Holds: rows tile the bytes between header and table exactly, so a row needs no offset and none can overlap.
 //! The checksum is XXH3-128 over everything before it, so that a copy can be judged without the key.

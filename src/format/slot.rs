@@ -1,4 +1,6 @@
 //! Key slots: the repository's key, wrapped by a password or lying open. One object each, `keys/<id>`.
+//!
+//! JSON, because it is what people look at when they wonder who can get in. No type here has a `Debug`: a key never reaches a log.
 
 use super::corrupt::within;
 use super::{Corrupt, ObjectId, RepositoryId, config::json, ids, limits};

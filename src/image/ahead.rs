@@ -1,4 +1,7 @@
 //! Reading ahead: one for each open handle. It proves a reader sequential before it spends anything on it.
+//!
+//! Every read is noted, and the answer is at most one range to fetch: a window that doubles while the reader goes on, and that begins where the
+//! last one ended. Fetching it goes through the shared cache and its budget; a reader that jumps begins anew and costs nothing.
 
 use super::Image;
 use std::ops::Range;

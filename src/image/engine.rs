@@ -1,4 +1,9 @@
 //! What all images of a process share: the caches, the fetches under way, the threads that open chunks; within one budget.
+//!
+//! chunk wanted -> here? -> somebody fetches it? wait -> group with its neighbours -> one ranged get -> open each -> cache -> all who wait
+//!
+//! Holds: each missing chunk is fetched once, however many want it; what failed is never cached, and what could not be found anywhere is not
+//! searched for again for half a minute. One chunk's damage is the answer for that chunk, not for its neighbours in the same get.
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::map::fetch_node;

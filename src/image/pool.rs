@@ -1,4 +1,7 @@
 //! The threads that open chunks: a few, with two queues. What somebody waits for goes before what may be wanted later.
+//!
+//! They are plain threads, because opening a chunk is work and would hold up those who wait on the runtime. What is given to them is bounded by
+//! those who give it: readers who wait, and windows of reading ahead.
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select, unbounded};
 use std::thread::JoinHandle;

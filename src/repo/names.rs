@@ -1,4 +1,4 @@
-//! What the repository's objects are called.
+//! What the repository's objects are called, and which of the names in a listing are ours.
 
 use crate::error::Result;
 use crate::format::{ObjectId, PackId, config, ids::SealKind, ids::from_hex};

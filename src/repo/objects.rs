@@ -1,4 +1,7 @@
-//! Sealed objects that are not packs: written once, read whole.
+//! Sealed objects that are not packs: parts in, one object out, and back. Written once, read whole.
+//!
+//! Every part is bound to its object, its number and how many there are; see `format::object`. Entered from the files beside this one, which
+//! know what the parts of a record, an index or a catalogue mean.
 
 use super::{Repository, names};
 use crate::error::{Context, Error, Kind, Result};

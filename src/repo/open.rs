@@ -1,4 +1,9 @@
 //! Making a repository, opening one, and its key slots.
+//!
+//! store + password -> `afterimage.json` -> slots -> master key -> all keys -> is `afterimage.json` authentic? -> [`Repository`]
+//!
+//! Holds: nothing is derived for a slot whose parameters were not judged; nobody is asked for a password while an open slot is there; a wrong
+//! password has one answer, whichever slot it was tried on.
 
 use super::names;
 use super::objects::random_id;

@@ -1,4 +1,7 @@
 //! Packs: filling and uploading new ones, and reading the table of one that lies in the store.
+//!
+//! A [`PackWriter`] belongs to one plain thread; full packs travel as tasks, a bounded number of them, while the next one fills. Their bytes are kept
+//! in the pieces in which they were sealed and never copied together.
 
 use super::objects::random_id;
 use super::{Repository, names};

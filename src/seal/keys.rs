@@ -1,4 +1,7 @@
-//! The keys of a repository, all derived from one.
+//! The keys of a repository, all derived from one: for ids, for nonces, for `afterimage.json`, and one for each pack and object.
+//!
+//! [`Keys`] never gives a key away: it computes ids and codes, and only this room gets at what seals. Keys of packs are derived when they are
+//! first needed and a thousand are kept ready. FORMAT.md, section 4, has the derivations.
 
 use crate::error::{Error, Kind, Result};
 use crate::format::ids::SealKind;

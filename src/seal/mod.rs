@@ -1,7 +1,9 @@
 //! Sealing: plain bytes ↔ the bytes we store. The only room that compresses, encrypts or knows a key.
 //!
+//! ```text
 //! sealed := nonce[12] AES-256-GCM( method[u8] plain_len[u32] body ) tag[16]
 //! method := 0 body is the plain bytes | 1 body is one zstd frame
+//! ```
 //!
 //! Holds: `open(seal(x)) == x`. What an open gives is [`Verified`]: nobody else can make one, and no switch skips it. The seal
 //! binds repository, kind and id, so that no sealed bytes pass for others. `open` allocates once, after judging the length.

@@ -1,4 +1,10 @@
 //! Sealing and opening one run of plain bytes.
+//!
+//! plain -> zstd, if it gains -> nonce from what is sealed -> AES-256-GCM -> open again, compare -> sealed
+//! sealed -> tag -> lengths judged -> inflate into exactly the room that was announced -> [`Verified`]
+//!
+//! Holds: what was not proven is never inflated, and what a frame inflates to never exceeds what it announced, nor 4 MiB. Everything is bound to
+//! repository, kind and id; see [`Sealed`].
 
 use super::keys::{Keys, Under};
 use crate::error::{Error, Kind, Result};

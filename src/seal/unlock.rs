@@ -1,4 +1,7 @@
 //! From a password, or from nothing, to the repository's key.
+//!
+//! A slot holds the key wrapped under what Argon2id makes of the password, bound to the repository and to the slot's own name. What a slot may
+//! ask for is judged by `format::slot` before anything is derived. The only file that turns a password into a key.
 
 use super::keys::{MasterKey, random};
 use crate::error::{Error, Kind, Result};

@@ -1,4 +1,9 @@
 //! The first half of a check: every pack by itself, its structure always, its content when asked for.
+//!
+//! packs -> threads, one pack each -> table held to header, trailer and length -> chunks opened, ids recomputed, checksum -> findings
+//!
+//! Which packs are read when only a part is asked for changes from run to run, so that many runs see all of them. Rows of tables go to a local
+//! index in a scratch folder, because there may be more of them than memory.
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::index::PackRows;

@@ -3,7 +3,7 @@
 //! Nothing a restore or an overlay needs is here: whoever asks must be able to go on with "not there", which is also the answer when
 //! another process has the state open, when it is damaged, or when the disk is full. No call fails, and none waits long.
 //!
-//! It stands on `sled`, which panics on damaged files, sometimes in threads of its own, so nobody but the [`keeper`] touches it.
+//! It stands on `sled`, which panics on damaged files, sometimes in threads of its own, so nobody but the `keeper` touches it.
 //! What comes out is held against a checksum that was put in with it, bound to its key; what does not fit is not there.
 
 mod keeper;
