@@ -6,6 +6,7 @@ pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod error;
+pub mod exports;
 pub mod format;
 pub mod image;
 pub mod progress;

@@ -204,7 +204,11 @@ fn start_logs(global: &Global) {
         (_, 2) => "debug",
         _ => "trace",
     };
-    let filter = format!("error,afterimage={level},afterimage_nbd={level},afterimage_mountd={level}");
+    // Who came and went is worth a line unless nobody wants to hear anything.
+    let audit = if global.quiet { "error" } else { "info" };
+    let filter = format!(
+        "error,afterimage={level},afterimage_nbd={level},afterimage_nbd::audit={audit},afterimage_mountd={level}"
+    );
     let logs = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)

@@ -15,8 +15,10 @@ mod list;
 mod locations;
 mod password;
 mod restore;
+mod serve;
 mod show;
 mod units;
+mod words;
 
 use crate::error::{Error, Kind, Result};
 use args::{Cli, Verb};
@@ -57,6 +59,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Show(args) => show::run(&context, &args),
         Verb::Cat(args) => cat::run(&context, &args),
         Verb::Restore(args) => restore::run(&context, &args),
+        Verb::Serve(args) => serve::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Completions { shell } => {

@@ -87,10 +87,12 @@ pub fn restore_image(
 /// Says in the error that nothing is lost.
 fn resumable(error: Error, journal: &Journal) -> Error {
     let done = journal.done().total();
-    let hint = format!(
-        "{done} bytes are in place; the same command goes on from there ({})",
-        journal.path().display()
-    );
+    let hint = match journal.path() {
+        Some(path) => {
+            format!("{done} bytes are in place; the same command goes on from there ({})", path.display())
+        }
+        None => "the target is incomplete; --differential writes only what is not there yet".to_owned(),
+    };
     match error.what_to_try() {
         Some(other) => {
             let hint = format!("{other}; {hint}");

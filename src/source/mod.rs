@@ -3,7 +3,7 @@
 //! A source is read once, from its beginning to its end; it knows where it has nothing. A source that errs, shrinks or grows under
 //! us fails the backup, with the offset: nothing is skipped silently.
 //!
-//! `file`, `device` and `stream` are what the command line can name; `fake` is scripted, for tests. `machine` and `disks` tell where on
+//! `file`, `device`, `stream` and `nbd` are what the command line can name; `fake` is scripted, for tests. `machine` and `disks` tell where on
 //! this machine something lies, for the judges of safety here and in `restore`.
 
 pub mod device;
@@ -11,6 +11,7 @@ pub mod disks;
 pub mod fake;
 pub mod file;
 pub mod machine;
+pub mod nbd;
 mod span;
 pub mod stream;
 #[cfg(test)]
