@@ -22,3 +22,8 @@ pub mod watch;
 
 pub use mount::{Ended, Mount, MountError, MountErrorKind, Options, umount};
 pub use tree::Tree;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

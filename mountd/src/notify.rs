@@ -17,8 +17,15 @@ const QUEUE: usize = 4096;
 /// One thing that changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    Entry { dir: u64, name: OsString },
-    Node { ino: u64 },
+    Entry {
+        dir: u64,
+        name: OsString,
+    },
+    Node {
+        ino: u64,
+    },
+    /// The mount is gone.
+    End,
 }
 
 /// Tells one mount's kernel side about changes. Cheap to clone; harmless after the mount has ended.
@@ -45,6 +52,12 @@ impl Notify {
     /// A node's attributes, bytes or entries changed.
     pub fn node(&self, ino: u64) {
         self.send(Notice::Node { ino: self.number(ino) });
+    }
+
+    /// There is nobody to be told any more.
+    pub(crate) fn end(&self) {
+        // In a full queue there is a notice that will fail and so say the same.
+        drop(self.to.try_send(Notice::End));
     }
 
     /// The kernel calls the root by its own number.

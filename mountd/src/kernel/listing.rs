@@ -1,7 +1,7 @@
 //! Directory pages: the tree's entries -> a reply as full as the kernel has room for.
 //!
 //! With attributes (`readdirplus`) every entry the kernel takes counts as a lookup of its node. Entries that come without theirs are looked up
-//! one by one. One whose lookup fails is still listed, under a number that makes the kernel look it up when somebody wants it: a damaged
+//! here. One whose lookup fails or hangs is still listed, under a number that makes the kernel look it up when somebody wants it: a damaged
 //! inode spoils nobody else's listing.
 
 use std::ffi::{OsStr, OsString};
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fuser::{FileHandle, INodeNo};
+use tokio::task::JoinSet;
 
 use super::attr::{file_attr, file_type};
 use super::{Daemon, Dir, GENERATION, Shared, stale};
@@ -111,32 +112,42 @@ impl<T: Tree> Shared<T> {
             return entries;
         }
         let (shared, node) = (self.clone(), dir.known.node.clone());
-        entries.then(move |entries| shared.complete(node, entries, 0))
+        entries.then(move |entries| shared.complete(&node, entries))
     }
 
-    /// Looks up what came without attributes, from the entry at `from` on; only what has to be waited for leaves this thread.
-    fn complete(
-        self: Arc<Self>,
-        dir: T::Node,
-        mut entries: Vec<DirEntry<T::Node>>,
-        from: usize,
-    ) -> Answer<Vec<DirEntry<T::Node>>> {
-        for at in from..entries.len() {
-            let entry = &mut entries[at];
+    /// Looks up what came without attributes. All that has to be waited for is waited for at once, for half of the deadline: what has not
+    /// come by then is listed without.
+    fn complete(&self, dir: &T::Node, mut entries: Vec<DirEntry<T::Node>>) -> Answer<Vec<DirEntry<T::Node>>> {
+        let mut waiting = Vec::new();
+        for (at, entry) in entries.iter_mut().enumerate() {
             if entry.entry.is_some() || !cursor::name_is_fit(entry.name.as_bytes()) {
                 continue;
             }
-            match self.tree.lookup(&dir, &entry.name) {
+            match self.tree.lookup(dir, &entry.name) {
                 Answer::Now(found) => entry.entry = found.ok(),
-                Answer::Later(found) => {
-                    return Answer::later(async move {
-                        entries[at].entry = found.await.ok();
-                        self.complete(dir, entries, at + 1).wait().await
-                    });
-                }
+                Answer::Later(found) => waiting.push((at, found)),
             }
         }
-        Answer::now(entries)
+        if waiting.is_empty() {
+            return Answer::now(entries);
+        }
+        let patience = self.server.deadline / 2;
+        Answer::later(async move {
+            let mut lookups = JoinSet::new();
+            for (at, found) in waiting {
+                let _ = lookups.spawn(async move { (at, found.await) });
+            }
+            let gathering = async {
+                while let Some(lookup) = lookups.join_next().await {
+                    if let Ok((at, Ok(found))) = lookup {
+                        entries[at].entry = Some(found);
+                    }
+                }
+            };
+            // Those that are late are dropped with their tasks.
+            drop(tokio::time::timeout(patience, gathering).await);
+            Ok(entries)
+        })
     }
 
     fn write_page<R: Sheet>(

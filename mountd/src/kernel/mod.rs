@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,23 +79,22 @@ impl<T: Tree> Running<T> {
         self.0.run()
     }
 
-    /// Passes notices on until nobody can send any more.
-    pub(crate) fn herald(&self) -> impl FnOnce(std::sync::mpsc::Receiver<Notice>) + Send + 'static {
+    /// Passes notices on until the mount is gone.
+    pub(crate) fn herald(&self) -> impl FnOnce(Receiver<Notice>) + Send + 'static {
         let notifier = self.0.notifier();
-        move |notices| {
-            for notice in notices {
-                // An error says that the kernel does not know the node or is gone: nothing to invalidate either way.
-                drop(tell(&notifier, &notice));
-            }
-        }
+        move |notices| while notices.recv().is_ok_and(|notice| tell(&notifier, &notice)) {}
     }
 }
 
-fn tell(notifier: &Notifier, notice: &Notice) -> io::Result<()> {
-    match notice {
+/// Whether there is still somebody to tell.
+fn tell(notifier: &Notifier, notice: &Notice) -> bool {
+    let told = match notice {
         Notice::Entry { dir, name } => notifier.inval_entry(INodeNo(*dir), name),
         Notice::Node { ino } => notifier.inval_inode(INodeNo(*ino), 0, 0),
-    }
+        Notice::End => return false,
+    };
+    // Other errors say that the kernel does not remember the node or name: nothing to invalidate.
+    !told.is_err_and(|error| rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NODEV))
 }
 
 struct Daemon<T: Tree> {

@@ -59,21 +59,21 @@ impl Mount {
         let running = kernel::greet(tree, device, &settings).map_err(|error| {
             MountError::new(
                 MountErrorKind::Failed,
-                format!("greet the kernel at {}: {error}", mounted.at.display()),
+                format!("greet the kernel at {}: {error}", mounted.entry.at.display()),
             )
         })?;
         let (notify, notices) = Notify::new(watch.clone(), root_ino);
         let herald = running.herald();
         spawn("mountd-notify", move || herald(notices))?;
-        let ended = serve(running)?;
+        let ended = serve(running, notify.clone())?;
         mounted.raise_read_ahead(options.read_ahead);
-        tracing::info!(mountpoint = %mounted.at.display(), "mounted");
+        tracing::info!(mountpoint = %mounted.entry.at.display(), "mounted");
         Ok(Mount { mounted, notify, watch, ended, grace: options.grace })
     }
 
     /// Where it is mounted: absolute, without symbolic links.
     pub fn mountpoint(&self) -> &Path {
-        &self.mounted.at
+        &self.mounted.entry.at
     }
 
     /// Tells the kernel of changes in the tree. Keeps working, to no effect, after the mount has ended.
@@ -169,12 +169,13 @@ fn store_root(attr: Result<Attr, Error>, root_ino: &AtomicU64) {
 }
 
 /// Runs the event loops; what is returned becomes true when they have ended.
-fn serve<T: Tree>(running: Running<T>) -> Result<watch::Receiver<bool>, MountError> {
+fn serve<T: Tree>(running: Running<T>, notify: Notify) -> Result<watch::Receiver<bool>, MountError> {
     let (over, ended) = watch::channel(false);
     spawn("mountd", move || {
         if let Err(error) = running.run() {
             tracing::error!("the mount's event loops ended: {error}");
         }
+        notify.end();
         let _ = over.send_replace(true);
     })?;
     Ok(ended)
@@ -190,29 +191,34 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), MountEr
 /// Something that is mounted, and unmounted when dropped.
 #[derive(Debug)]
 struct Mounted {
-    at: PathBuf,
-    /// The kernel's number of this very mount's device, by which it is told from what others may mount in its place.
-    device: table::Device,
+    /// What the table of mounts says of it, by which it is told from what others may mount in its place.
+    entry: table::Entry,
     is_there: bool,
 }
 
 impl Mounted {
     fn new(at: PathBuf, options: &Options) -> Result<(OwnedFd, Mounted), MountError> {
         let device = device::mount(&at, options)?;
-        let seen = table::topmost(&at).map_err(|error| {
-            MountError::new(MountErrorKind::Failed, format!("read the table of mounts: {error}"))
-        });
-        let Ok(Some(entry)) = seen else {
-            // Without its number there is no telling it apart later, so it is not kept.
-            drop(unmount::detach(&at));
-            let words = format!("{} was mounted and is not in the table of mounts", at.display());
-            return Err(seen.err().unwrap_or_else(|| MountError::new(MountErrorKind::Failed, words)));
-        };
-        Ok((device, Mounted { at, device: entry.device, is_there: true }))
+        match table::stack(&at).as_deref() {
+            Ok([entry]) => Ok((device, Mounted { entry: entry.clone(), is_there: true })),
+            other => {
+                // Nobody uses it yet, and without its number there is no telling it apart later.
+                drop(unmount::detach(&at));
+                let words = match other {
+                    Ok([]) => "it went away at once".into(),
+                    Ok(_) => "somebody else mounted there at the same time".into(),
+                    Err(error) => format!("read the table of mounts: {error}"),
+                };
+                Err(MountError::new(
+                    MountErrorKind::Failed,
+                    format!("mount on {}: {words}", table::shown(&at)),
+                ))
+            }
+        }
     }
 
     fn unmount(&mut self, grace: Duration) -> Result<Ended, MountError> {
-        let ended = unmount::end(&self.at, self.device, grace)?;
+        let ended = unmount::end(&self.entry, grace)?;
         self.is_there = false;
         Ok(ended)
     }
@@ -223,7 +229,7 @@ impl Mounted {
 
     /// The kernel reads ahead by 128 KiB, which a FUSE mount takes as the size of its largest read. Root may raise it.
     fn raise_read_ahead(&self, bytes: u32) {
-        let file = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
+        let file = format!("/sys/class/bdi/{}/read_ahead_kb", self.entry.device);
         if let Err(error) = fs::write(file, (bytes / 1024).to_string()) {
             tracing::debug!(%error, "the kernel's read-ahead stays as it is");
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 
 use super::table::{self, Entry, shown};
@@ -70,18 +71,18 @@ pub(super) fn pulse(at: &Path) -> Pulse {
     let (to, from) = mpsc::channel();
     let path = at.to_owned();
     // The thread may stay with a file system that never answers; it holds nothing but this path.
-    drop(std::thread::spawn(move || to.send(fs::symlink_metadata(path).map(drop))));
+    drop(std::thread::spawn(move || to.send(ask(&path))));
     match from.recv_timeout(ANSWERS_WITHIN) {
-        Ok(Ok(_)) => Pulse::Alive,
-        Ok(Err(error)) if is_disconnected(&error) => Pulse::Dead,
-        Ok(Err(_)) => Pulse::Alive,
+        Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Pulse::Dead,
+        Ok(_) => Pulse::Alive,
         Err(_) => Pulse::Silent,
     }
 }
 
-fn is_disconnected(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    errno == Some(Errno::NOTCONN) || errno == Some(Errno::CONNABORTED)
+/// Asks the file system itself: what the kernel remembers of a dead one still looks alive.
+fn ask(at: &Path) -> Result<(), Errno> {
+    let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(CWD, at, flags, StatxFlags::BASIC_STATS).map(drop)
 }
 
 fn clear_if_dead(at: &Path, entry: &Entry, kind: &str) -> Result<(), MountError> {

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The number of a mounted file system's device, as long as it is mounted nobody else's.
+/// The number of a mounted file system's device: nobody else's for as long as it is mounted, and perhaps the next one's after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
     major: u32,
@@ -33,9 +33,13 @@ pub(crate) struct Entry {
 
 /// What is mounted at a path and not hidden by another mount there.
 pub(crate) fn topmost(at: &Path) -> io::Result<Option<Entry>> {
+    Ok(stack(at)?.pop())
+}
+
+/// What is mounted at a path, each hiding those before it.
+pub(crate) fn stack(at: &Path) -> io::Result<Vec<Entry>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    // Later lines lie above earlier ones.
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|entry| entry.at == at))
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).filter(|entry| entry.at == at).collect())
 }
 
 /// One line: `36 35 98:0 /root /at options [tag:value ...] - type source super-options`.

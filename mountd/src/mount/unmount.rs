@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount as unmount_call};
 
 use super::place::{self, Pulse};
-use super::table::{self, Device, shown};
+use super::table::{self, Entry, shown};
 use super::{MountError, MountErrorKind};
 
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
@@ -52,14 +52,14 @@ pub fn umount(mountpoint: &Path, kind: &str) -> Result<Ended, MountError> {
         detach(&at)?;
         return Ok(Ended::WasDead);
     }
-    end(&at, entry.device, GRACE)
+    end(&entry, GRACE)
 }
 
 /// Unmounts this very mount, unless something else lies at its place by now.
-pub(super) fn end(at: &Path, device: Device, grace: Duration) -> Result<Ended, MountError> {
-    let began = Instant::now();
+pub(super) fn end(entry: &Entry, grace: Duration) -> Result<Ended, MountError> {
+    let (at, began) = (&*entry.at, Instant::now());
     loop {
-        if !place::mounted(at)?.is_some_and(|entry| entry.device == device) {
+        if place::mounted(at)?.as_ref() != Some(entry) {
             return Ok(Ended::Elsewhere);
         }
         match step(at, Step::Politely)? {
@@ -70,7 +70,7 @@ pub(super) fn end(at: &Path, device: Device, grace: Duration) -> Result<Ended, M
     }
     let _ = step(at, Step::ByForce)?;
     // What root's force does by itself, an ordinary user asks for here, where the kernel offers it.
-    drop(fs::write(format!("/sys/fs/fuse/connections/{}/abort", device.minor), "1"));
+    drop(fs::write(format!("/sys/fs/fuse/connections/{}/abort", entry.device.minor), "1"));
     Ok(Ended::ByForce)
 }
 

@@ -87,7 +87,8 @@ fn f2_unmounting_under_readers_gives_them_data_or_an_error() {
             })
         };
         let readers: Vec<_> = ["later", "bytes", "hang", "hang"].map(reader).into_iter().collect();
-        eventually("they read", || mounted.stats().value("waiting") >= 2);
+        eventually("they read", || mounted.stats().value("waiting") >= 1);
+        std::thread::sleep(Duration::from_millis(200));
         let began = Instant::now();
         assert_eq!(mounted.mount.take().unwrap().unmount().unwrap(), Ended::ByForce);
         assert!(began.elapsed() < Duration::from_secs(3));
@@ -191,6 +192,8 @@ fn f3_after_kill_9_readers_fail_at_once_and_the_next_mount_takes_the_place() {
     within(60, || {
         let mut daemon = Daemon::start();
         let held = File::open(daemon.path("later")).unwrap();
+        // From here on the kernel knows the root by heart, and says so after the daemon's death, too.
+        assert!(fs::metadata(daemon.dir.path()).unwrap().is_dir());
         let path = daemon.path("hang");
         let reader = std::thread::spawn(move || errno(fs::read(path)));
         std::thread::sleep(Duration::from_millis(200));

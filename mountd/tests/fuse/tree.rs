@@ -52,6 +52,7 @@ pub(crate) enum Node {
     Many,
     Names,
     Changing,
+    Troubled,
     Twin,
     TwinsDouble,
     OneOfMany(u64),
@@ -59,7 +60,7 @@ pub(crate) enum Node {
     Came(u64),
 }
 
-const NAMES_OF_ROOT: [(&str, Node); 23] = [
+const NAMES_OF_ROOT: [(&str, Node); 24] = [
     ("bytes", Node::Bytes),
     ("later", Node::Later),
     ("hang", Node::Hang),
@@ -81,9 +82,13 @@ const NAMES_OF_ROOT: [(&str, Node); 23] = [
     ("many", Node::Many),
     ("names", Node::Names),
     ("changing", Node::Changing),
+    ("troubled", Node::Troubled),
     ("twin", Node::Twin),
     ("twins-double", Node::TwinsDouble),
 ];
+
+/// Names in `troubled`: the first can be looked up.
+pub(crate) const TROUBLED: [&str; 4] = ["fine", "broken", "panics", "never"];
 
 /// Names that a file system must be able to show; the last one must never be given to it.
 pub(crate) fn odd_names() -> Vec<OsString> {
@@ -135,6 +140,7 @@ impl Odd {
                 (number < MANY && name.len() == 7).then_some(Node::OneOfMany(number))
             }
             Node::Names => Some(Node::Named(odd_names().iter().position(|known| known == name)? as u64)),
+            Node::Troubled => (name == "fine").then_some(Node::Empty),
             Node::Changing => self.changing.lock().unwrap().get(name).map(|number| Node::Came(*number)),
             _ => None,
         }
@@ -145,6 +151,7 @@ impl Odd {
             Node::Root => NAMES_OF_ROOT.iter().map(|(name, node)| (name.into(), *node)).collect(),
             Node::Many => (0..MANY).map(|i| (format!("f{i:06}").into(), Node::OneOfMany(i))).collect(),
             Node::Names => odd_names().into_iter().zip((0..).map(Node::Named)).collect(),
+            Node::Troubled => TROUBLED.map(|name| (name.into(), Node::Empty)).into(),
             Node::Changing => {
                 self.changing.lock().unwrap().iter().map(|(name, i)| (name.clone(), Node::Came(*i))).collect()
             }
@@ -154,7 +161,7 @@ impl Odd {
 
     fn attr_of(&self, node: &Node) -> Attr {
         let size = match node {
-            Node::Empty | Node::Root | Node::Many | Node::Names | Node::Changing => 0,
+            Node::Empty | Node::Root | Node::Many | Node::Names | Node::Changing | Node::Troubled => 0,
             Node::Sparse => SPARSE_SIZE,
             Node::Script => SCRIPT.len() as u64,
             Node::Link => 5,
@@ -191,7 +198,7 @@ fn number_of(node: &Node) -> u64 {
 
 fn kind_of(node: &Node) -> NodeKind {
     match node {
-        Node::Root | Node::Many | Node::Names | Node::Changing => NodeKind::Directory,
+        Node::Root | Node::Many | Node::Names | Node::Changing | Node::Troubled => NodeKind::Directory,
         Node::Link => NodeKind::Symlink,
         Node::Fifo => NodeKind::Fifo,
         Node::Socket => NodeKind::Socket,
@@ -213,6 +220,12 @@ impl Tree for Odd {
     fn lookup(&self, dir: &Node, name: &OsStr) -> Answer<Entry<Node>> {
         if name == "never" {
             return Answer::later(std::future::pending());
+        }
+        if name == "broken" {
+            return Answer::fail(Kind::Damaged, "damaged on purpose");
+        }
+        if name == "panics" {
+            return Answer::later(async { panic!("on purpose") });
         }
         match self.find(dir, name) {
             Some(node) => {

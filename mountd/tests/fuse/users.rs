@@ -171,6 +171,41 @@ fn f7_an_ordinary_user_mounts_reads_and_unmounts() {
 }
 
 #[test]
+fn f3_an_ordinary_users_dead_mount_is_replaced_by_the_next() {
+    const SCRIPT: &str = r#"
+user() { exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"; }
+there() { for _ in $(seq 200); do (user head -c 1 "$MDTEST_AT/bytes") > /dev/null 2>&1 && return; sleep 0.05; done; echo "never came"; exit 1; }
+mount --bind "$1" /dev/fuse; shift
+(user "$@") & first=$!
+there
+kill -9 $first; wait $first
+(user head -c 1 "$MDTEST_AT/bytes") > /dev/null 2>&1 && exit 2
+grep -c "$MDTEST_KIND" /proc/self/mounts
+(user "$@") & second=$!
+there
+grep -c "$MDTEST_KIND" /proc/self/mounts
+kill $second; wait $second || exit 3
+grep -c "$MDTEST_KIND" /proc/self/mounts
+true
+"#;
+    within(60, || {
+        let nobodys = Nobodys::new();
+        let command = nobodys.command("666");
+        let mut script = Command::new("unshare");
+        let _ = script.args(["-m", "sh", "-c", SCRIPT, "sh"]).arg(nobodys.dir.path().join("fuse666"));
+        let _ = script.arg(&nobodys.program).args(daemon::ARGS);
+        for (name, value) in command.get_envs() {
+            let _ = script.env(name, value.unwrap());
+        }
+        let output = script.stdin(Stdio::null()).output().unwrap();
+        let seen: Vec<_> =
+            said(&output).lines().filter(|line| line.parse::<u8>().is_ok()).map(str::to_owned).collect();
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(seen, ["1", "1", "0"], "dead, replaced, gone");
+    });
+}
+
+#[test]
 fn f2_an_ordinary_users_daemon_whose_tree_hangs_ends_in_seconds() {
     within(60, || {
         let mut nobodys = Nobodys::new();
