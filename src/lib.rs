@@ -15,3 +15,4 @@ pub mod seal;
 pub mod source;
 pub mod store;
 pub mod upkeep;
+pub mod view;

@@ -8,8 +8,8 @@ use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
-use crate::seal::Password;
-use crate::store;
+use crate::seal::{Ask, Password};
+use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
@@ -66,19 +66,33 @@ impl Context {
         Ok(PathBuf::from(self.place()?))
     }
 
-    /// Opens the repository.
-    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
+    /// The password: as given with the call, or as asked for.
+    pub(super) fn ask_password(&self) -> Result<Password> {
+        match self.given_password()? {
+            Some(password) => Ok(password),
+            None => password::ask("Password of the repository"),
+        }
+    }
+
+    /// Where the repository lies.
+    pub(super) fn store(&self) -> Result<AnyStore> {
         let opened = store::open(self.place()?).map_err(|error| match error.kind() {
             Kind::Missing => error.hint("afterimage init makes a repository"),
             _ => error,
         })?;
-        let mut ask = || match self.given_password()? {
-            Some(password) => Ok(password),
-            None => password::ask("Password of the repository"),
-        };
+        Ok(opened.store)
+    }
+
+    /// Opens the repository.
+    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
+        self.repository_by(&mut || self.ask_password())
+    }
+
+    /// Opens the repository; `ask` gives the password if it takes one.
+    pub(super) fn repository_by(&self, ask: Ask<'_>) -> Result<Arc<Repository>> {
         let cache = locations::cache();
-        let repository = self.runtime().block_on(Repository::open(opened.store, &cache, &mut ask))?;
-        Ok(Arc::new(repository))
+        let opened = Repository::open(self.store()?, &cache, ask);
+        Ok(Arc::new(self.runtime().block_on(opened)?))
     }
 
     /// Opens the repository with the engine that reads from it.

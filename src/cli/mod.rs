@@ -7,15 +7,18 @@ mod backup;
 mod cat;
 mod check;
 mod context;
+mod control;
 mod diff;
 mod init;
-mod json;
 mod key;
 mod list;
 mod locations;
+mod mount;
 mod password;
 mod restore;
 mod show;
+mod stats;
+mod umount;
 mod units;
 
 use crate::error::{Error, Kind, Result};
@@ -59,6 +62,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Restore(args) => restore::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
+        Verb::Mount(args) => mount::run(&context, &args),
+        Verb::Umount(args) => umount::run(&context, &args),
+        Verb::Stats(args) => stats::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "afterimage", &mut std::io::stdout());
             Ok(0)
