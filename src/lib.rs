@@ -16,3 +16,4 @@ pub mod seal;
 pub mod source;
 pub mod store;
 pub mod upkeep;
+pub mod view;

@@ -72,6 +72,12 @@ pub(super) enum Verb {
     Diff(Diff),
     /// Check that backups can be read
     Check(Check),
+    /// Show every backup as a read-only file
+    Mount(Mount),
+    /// End a mount, also a dead one
+    Umount(Umount),
+    /// Show what a running mount does
+    Stats(Stats),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -296,6 +302,52 @@ pub(super) struct Check {
     /// Read and open everything, or this part of it
     #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
     pub(super) read_data: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Returns when the mount is ready. Backups made meanwhile appear by themselves. Mounts are read-only; others than you get in only
+with --allow-other, which lets them read everything. As an ordinary user it takes fusermount3 (Debian: apt install fuse3).
+
+  MOUNTPOINT/volumes/NAME/TIME/disk.img      the volume
+  MOUNTPOINT/volumes/NAME/TIME/backup.json   its record
+  MOUNTPOINT/volumes/NAME/latest             the newest
+  MOUNTPOINT/ids/ID                          each backup by its id
+
+Examples:
+  afterimage -r /srv/backups mount /mnt
+  losetup -rP --find --show /mnt/volumes/web01/latest/disk.img
+  qemu-img convert -O qcow2 -f raw /mnt/volumes/web01/latest/disk.img web01.qcow2")]
+pub(super) struct Mount {
+    /// An empty directory
+    pub(super) mountpoint: PathBuf,
+    /// Stay in the foreground, and tell systemd when it is ready
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Let other users read what is mounted
+    #[arg(long)]
+    pub(super) allow_other: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Umount {
+    /// Where it is mounted
+    pub(super) mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  afterimage stats /mnt
+  afterimage stats /mnt --json | jq .cache
+  afterimage stats --prometheus")]
+pub(super) struct Stats {
+    /// Which: a mountpoint or a control socket; all of yours unless given
+    #[arg(value_name = "MOUNTPOINT|SOCKET")]
+    pub(super) at: Option<PathBuf>,
+    /// Print the text that Prometheus reads
+    #[arg(long)]
+    pub(super) prometheus: bool,
 }
 
 fn time(text: &str) -> Result<jiff::Timestamp, String> {

@@ -5,10 +5,11 @@
 
 use super::args::Backup;
 use super::context::Context;
-use super::{json, units};
+use super::units;
 use crate::backup::{ItemSource, Job, Parent, run as back_up};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::record::{Record, is_name};
+use crate::format::shown::to_json;
 use crate::repo::refs::Reference;
 use crate::source;
 use afterimage_nbd::uri::Uri;
@@ -51,7 +52,7 @@ pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
     for item in record.items.iter().filter(|item| item.changed_while_read) {
         context.say(format!("{} was written to while it was read; the record says so", item.name));
     }
-    context.print(|| json::record(&record), || summary(context, &record))?;
+    context.print(|| to_json(&record), || summary(context, &record))?;
     Ok(0)
 }
 

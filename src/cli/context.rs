@@ -8,8 +8,8 @@ use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
-use crate::seal::Password;
-use crate::store;
+use crate::seal::{Ask, Password};
+use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
@@ -68,34 +68,47 @@ impl Context {
         Ok(PathBuf::from(self.place()?))
     }
 
+    /// The password: as given with the call, or as asked for.
+    pub(super) fn ask_password(&self) -> Result<Password> {
+        match self.given_password()? {
+            Some(password) => Ok(password),
+            None => password::ask("Password of the repository"),
+        }
+    }
+
+    /// Where the repository lies.
+    pub(super) fn store(&self) -> Result<store::Opened> {
+        store::open(self.place()?).map_err(|error| match error.kind() {
+            Kind::Missing => error.hint("afterimage init makes a repository"),
+            _ => error,
+        })
+    }
+
     /// Opens the repository.
     pub(super) fn repository(&self) -> Result<Arc<Repository>> {
-        Ok(self.repository_and_store()?.0)
+        self.repository_by(&mut || self.ask_password())
+    }
+
+    /// Opens the repository; `ask` gives the password if it takes one.
+    pub(super) fn repository_by(&self, ask: Ask<'_>) -> Result<Arc<Repository>> {
+        self.repository_in(self.store()?.store, ask)
+    }
+
+    fn repository_in(&self, store: AnyStore, ask: Ask<'_>) -> Result<Arc<Repository>> {
+        let cache = locations::cache();
+        Ok(Arc::new(self.runtime().block_on(Repository::open(store, &cache, ask))?))
     }
 
     /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
     pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
-        let (repository, opened) = self.repository_and_store()?;
+        let opened = self.store()?;
+        let repository = self.repository_in(opened.store, &mut || self.ask_password())?;
         if let Some(local) = opened.local
             && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
         {
             tracing::warn!("remove what was left unfinished: {error}");
         }
         Engine::new(repository, self.runtime().clone(), self.global.memory)
-    }
-
-    fn repository_and_store(&self) -> Result<(Arc<Repository>, store::Opened)> {
-        let opened = store::open(self.place()?).map_err(|error| match error.kind() {
-            Kind::Missing => error.hint("afterimage init makes a repository"),
-            _ => error,
-        })?;
-        let mut ask = || match self.given_password()? {
-            Some(password) => Ok(password),
-            None => password::ask("Password of the repository"),
-        };
-        let cache = locations::cache();
-        let opening = Repository::open(Arc::clone(&opened.store), &cache, &mut ask);
-        Ok((Arc::new(self.runtime().block_on(opening)?), opened))
     }
 
     /// Opens the repository with the engine that reads from it.
