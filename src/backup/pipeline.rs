@@ -287,6 +287,14 @@ impl<'a, 'b> Assembler<'a, 'b> {
                 "the source says that something is unchanged, but there is no parent",
             ));
         };
+        if offset + len > parent.len {
+            let words = format!(
+                "the source calls bytes {offset} to {} unchanged, but its parent ends at {}",
+                offset + len,
+                parent.len
+            );
+            return Err(Error::new(Kind::Source, words));
+        }
         self.hash_same(&parent, offset, len)?;
         let taken = super::same::take_over(plan, &parent, offset, len, &mut |level, offset, child| {
             self.builder.set(self.writer, level, offset, child)
