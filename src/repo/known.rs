@@ -74,6 +74,14 @@ impl Repository {
         index.await.cloned()
     }
 
+    /// The local index, in step with the index objects as they are now.
+    pub(super) async fn newest_index(&self) -> Result<Arc<Segments>> {
+        let index = self.index().await?;
+        index.refresh();
+        let _live = self.take_up_index(&index).await?;
+        Ok(index)
+    }
+
     /// Adds what the repository's index objects say and the local index does not know yet; the objects that are there.
     async fn take_up_index(&self, segments: &Segments) -> Result<HashSet<String>> {
         let mut objects = self.list_objects(SealKind::Index).await?;
@@ -111,10 +119,7 @@ impl Repository {
 
     /// What a writer has to know, from the index objects and from packs that no index speaks of: those an interrupted run has left.
     pub async fn known(&self) -> Result<Known> {
-        let damaged = self.damaged().await.unwrap_or_else(|error| {
-            tracing::warn!("{error}; what it names is not avoided");
-            Damaged::default()
-        });
+        let damaged = self.damaged().await?;
         let segments = Arc::new(Segments::open(self.cache.join("index")));
         let live = self.take_up_index(&segments).await?;
         let listed = list_all(&*self.store, names::PACKS).await?;

@@ -63,8 +63,8 @@ pub trait Source: Send {
     /// What it is.
     fn facts(&self) -> &Facts;
 
-    /// What stands at `at`, which is where the last piece ended: fills `buf` from its beginning as far as data goes on,
-    /// or tells how far nothing goes on. A short `Data` is no end; only `End` is.
+    /// What stands at `at`, which is where the last piece ended, or inside it when that was no data: fills `buf` from its beginning
+    /// as far as data goes on, or tells how far nothing goes on. A short `Data` is no end; only `End` is.
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Piece>;
 
     /// Called after `End`: fails when the source is no longer what it was when it was opened (size changed).
