@@ -2,6 +2,9 @@
 
 use super::seeds;
 
+/// What takes a target's bytes.
+type Door = fn(&[u8]);
+
 /// A parser, and the name its corpus lies under.
 #[derive(Clone)]
 pub(crate) struct Target {
@@ -16,7 +19,7 @@ pub(crate) struct Target {
 /// All of them.
 pub(crate) fn all() -> Vec<Target> {
     seeds::assert_valid();
-    let of = |room: &str, seeds: fn(&str) -> Vec<Vec<u8>>, targets: &[(&str, fn(&[u8]))]| {
+    let of = |room: &str, seeds: fn(&str) -> Vec<Vec<u8>>, targets: &[(&str, Door)]| {
         let target = |(name, run): &(&str, fn(&[u8]))| Target {
             name: format!("{room}-{name}"),
             run: *run,
