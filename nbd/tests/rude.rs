@@ -749,10 +749,12 @@ fn many_small_requests_and_large_ones_mix() {
         let mut model = vec![0u8; 4 << 20];
         for round in 0..60 {
             let mut sent = 0;
-            for _ in 0..20 {
+            // Each in a place of its own: writes that overlap in flight may happen in any order.
+            let place = model.len() / 20;
+            for part in 0..20 {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let len = [1, 100, 4096, 31_000, 33_000, 70_000, 300_000][(seed >> 33) as usize % 7];
-                let at = (seed >> 40) as usize % (model.len() - len);
+                let len = [1, 100, 4096, 31_000, 33_000, 70_000, 200_000][(seed >> 33) as usize % 7];
+                let at = part * place + (seed >> 40) as usize % (place - len);
                 let bytes = vec![(seed >> 20) as u8; len];
                 model[at..at + len].copy_from_slice(&bytes);
                 let _cookie = client.send(cmd::WRITE, 0, at as u64, len as u64, &bytes);

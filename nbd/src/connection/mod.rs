@@ -11,7 +11,6 @@
 //! answered before the connection closes; when the connection is lost, what was still running is cancelled.
 
 mod budget;
-mod busy;
 mod inbox;
 mod outbox;
 mod status;
@@ -34,7 +33,7 @@ use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Stored, 
 use crate::handshake::Selected;
 use crate::stop::{Phase, Watch};
 use crate::transmission::{Command, Refusal, Rules};
-use crate::wire::{Framing, Request};
+use crate::wire::{Framing, Request, cmd};
 use budget::Budget;
 pub(crate) use budget::Pool;
 pub(crate) use inbox::parse as parse_requests;
@@ -50,6 +49,8 @@ const RUNNING_MAX: usize = 512;
 /// Bytes that one connection may hold: payloads being received, running reads and writes, unsent replies.
 const HELD_MAX: usize = 64 * 1024 * 1024;
 
+/// After a payload of this length the connection leaves the core that received it.
+const STEP_ASIDE_MIN: usize = 1024 * 1024;
 /// Reads from this length on are sent straight from a file, where they lie in one.
 const SEND_FILE_MIN: u32 = 64 * 1024;
 
@@ -126,6 +127,9 @@ pub(crate) struct Connection<'a, S> {
     unflushed: bool,
     /// The last look at the requests ended for want of room, not of requests.
     stalled: bool,
+    /// A large payload was just handed over: this core, which has it in its cache, is to store it, while another one
+    /// goes on with this connection.
+    step_aside: bool,
 }
 
 /// An answer that came later.
@@ -152,6 +156,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             disc: false,
             unflushed: false,
             stalled: false,
+            step_aside: false,
         }
     }
 
@@ -163,7 +168,6 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let _busy = busy::Busy::new();
         loop {
             let finished = self.collect(cx);
             let taken = match self.take_requests(cx) {
@@ -176,6 +180,10 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             };
             if self.disc && self.running.is_empty() && self.all_sent() {
                 return Poll::Ready(End::Disc);
+            }
+            if std::mem::take(&mut self.step_aside) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let received = match self.receive(cx) {
                 Ok(received) => received,
@@ -231,7 +239,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     fn take_requests(&mut self, cx: &mut Context<'_>) -> std::result::Result<bool, &'static str> {
         let mut any = false;
         self.stalled = false;
-        while !self.disc {
+        while !self.disc && !self.step_aside {
             let Some(cost) = self.inbox.next_cost(self.rules.framing) else { break };
             if !self.has_room_for(cost, cx) {
                 self.stalled = true;
@@ -239,7 +247,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             }
             match self.inbox.next(&self.rules) {
                 None => break,
-                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload, cx),
+                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload),
                 Some(Item::Refuse(request, refusal)) => self.refuse(&request, refusal),
                 Some(Item::HangUp(reason)) => return Err(reason),
             }
@@ -304,7 +312,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         self.outbox.refuse(&Ticket::plain(request), refusal);
     }
 
-    fn begin(&mut self, request: &Request, command: Command, payload: Bytes, cx: &mut Context<'_>) {
+    fn begin(&mut self, request: &Request, command: Command, payload: Bytes) {
         if self.stop.phase() > Phase::Serving && command != Command::Disc {
             let error = Error::new(Kind::Leaving, "server is about to stop");
             return self.outbox.reply(&Ticket::of(request, &command), Err(error));
@@ -320,34 +328,34 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
                 }
                 let export = &self.export;
                 let answer = guarded(|| export.read(offset, len));
-                self.settle(ticket, request, answer, Outcome::Data, cx);
+                self.settle(ticket, request, answer, Outcome::Data);
             }
             Command::Write { offset, fua, .. } => {
                 let answer = guarded(|| export.write(offset, payload, fua));
-                self.settle(ticket, request, answer, done, cx);
+                self.settle(ticket, request, answer, done);
             }
             Command::Flush => {
                 let answer = guarded(|| export.flush());
-                self.settle(ticket, request, answer, done, cx);
+                self.settle(ticket, request, answer, done);
             }
             Command::Trim { offset, len, fua } => {
                 let answer = guarded(|| export.trim(offset, len, fua));
-                self.settle(ticket, request, answer, done, cx);
+                self.settle(ticket, request, answer, done);
             }
             Command::Zero { offset, len, no_hole, fast, fua } => {
                 let answer = guarded(|| export.zero(offset, len, Zeroing { no_hole, fast, fua }));
-                self.settle(ticket, request, answer, done, cx);
+                self.settle(ticket, request, answer, done);
             }
             Command::Cache { offset, len } => {
                 let answer = guarded(|| export.cache(offset, len));
-                self.settle(ticket, request, answer, done, cx);
+                self.settle(ticket, request, answer, done);
             }
             Command::Status { offset, len, one, contexts } => {
                 let answer = status_of(export, &contexts, offset, len, one);
-                self.settle(ticket, request, answer, Outcome::Status, cx);
+                self.settle(ticket, request, answer, Outcome::Status);
             }
             Command::StatusByPayload { .. } => match self.rules.judge_status(request, &payload) {
-                Ok(command) => self.begin(request, command, Bytes::new(), cx),
+                Ok(command) => self.begin(request, command, Bytes::new()),
                 Err(refusal) => self.refuse(request, refusal),
             },
         }
@@ -367,21 +375,16 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         request: &Request,
         answer: Answer<R>,
         outcome: impl FnOnce(R) -> Outcome + Send + 'static,
-        cx: &mut Context<'_>,
     ) {
         match answer {
             Answer::Now(result) => self.outbox.reply(&ticket, result.map(outcome)),
-            Answer::Later(mut future) => {
-                if !busy::another_core_is_free()
-                    && let Poll::Ready(result) = poll_caught(&mut future, cx)
-                {
-                    return self.outbox.reply(&ticket, result.map(outcome));
-                }
+            Answer::Later(future) => {
                 let held = inbox::cost(request);
                 self.running_bytes = self.running_bytes.saturating_add(held);
                 let task =
                     async move { Finished { ticket, held, result: caught_later(future).await.map(outcome) } };
                 drop(self.running.spawn(task));
+                self.step_aside = request.command == cmd::WRITE && held >= STEP_ASIDE_MIN;
             }
         }
     }
