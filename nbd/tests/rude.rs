@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use afterimage_nbd::export::{
-    Address, Answer, Error, Export, Exports, Extent, Info, Kind, Listed, Name, Parts, Peer, Table,
+    Address, Answer, Error, Export, Exports, Extent, Info, Kind, Listed, Name, Parts, Peer, Stored, Table,
 };
 use afterimage_nbd::memory::Memory;
 use afterimage_nbd::server::{Listener, Server, Settings};
@@ -507,6 +507,50 @@ fn n14_failed_reads_say_so_and_never_pad() {
     }
 }
 
+/// Says that its bytes lie in a file, which is shorter than it says.
+struct Short(Arc<std::fs::File>);
+
+impl Export for Short {
+    fn info(&self) -> Info {
+        Info::read_only(SIZE)
+    }
+
+    fn stored(&self, offset: u64, _len: u32) -> Option<Stored> {
+        Some(Stored { file: Arc::clone(&self.0), offset })
+    }
+
+    fn read(&self, _offset: u64, len: u32) -> Answer<Parts> {
+        Answer::ok(Bytes::from(vec![7; len as usize]).into())
+    }
+}
+
+#[test]
+fn n14_a_file_that_fails_while_it_is_sent_spoils_that_reply_and_no_more() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[7; 100_000]).unwrap();
+    let host = Host::one(Short(Arc::new(file)));
+    for framing in [Framing::Structured, Framing::Extended] {
+        let mut client = host.client(framing);
+        for (offset, at) in [(0, 100_000), (99_999, 100_000), (500_000, 500_000)] {
+            let cookies = [(); 3].map(|()| client.send(cmd::READ, 0, offset, 300_000, b""));
+            for cookie in cookies {
+                let reply = client.reply(300_000).unwrap();
+                assert_eq!((reply.cookie, reply.error), (cookie, Some((WireError::Io, Some(at)))));
+            }
+        }
+        assert_eq!(client.read(0, 100_000), Ok(vec![7; 100_000]));
+        assert_eq!(client.read(0, 10), Ok(vec![7; 10]));
+        client.leave();
+    }
+    let mut simple = host.client(Framing::Simple);
+    assert_eq!(
+        simple.read(0, 300_000),
+        Ok(vec![7; 300_000]),
+        "nothing that can fail follows a simple header"
+    );
+    simple.leave();
+}
+
 #[test]
 fn a_panic_in_an_export_costs_one_request() {
     let host = Host::one(Odd::default());
@@ -705,10 +749,12 @@ fn many_small_requests_and_large_ones_mix() {
         let mut model = vec![0u8; 4 << 20];
         for round in 0..60 {
             let mut sent = 0;
-            for _ in 0..20 {
+            // Each in a place of its own: writes that overlap in flight may happen in any order.
+            let place = model.len() / 20;
+            for part in 0..20 {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let len = [1, 100, 4096, 31_000, 33_000, 70_000, 300_000][(seed >> 33) as usize % 7];
-                let at = (seed >> 40) as usize % (model.len() - len);
+                let len = [1, 100, 4096, 31_000, 33_000, 70_000, 200_000][(seed >> 33) as usize % 7];
+                let at = part * place + (seed >> 40) as usize % (place - len);
                 let bytes = vec![(seed >> 20) as u8; len];
                 model[at..at + len].copy_from_slice(&bytes);
                 let _cookie = client.send(cmd::WRITE, 0, at as u64, len as u64, &bytes);

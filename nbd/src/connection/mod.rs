@@ -17,6 +17,7 @@ mod status;
 mod watchdog;
 
 use std::fmt;
+use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,11 +29,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Zeroing};
+use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Stored, Zeroing};
 use crate::handshake::Selected;
 use crate::stop::{Phase, Watch};
 use crate::transmission::{Command, Refusal, Rules};
-use crate::wire::Request;
+use crate::wire::{Framing, Request, cmd};
 use budget::Budget;
 pub(crate) use budget::Pool;
 pub(crate) use inbox::parse as parse_requests;
@@ -42,11 +43,31 @@ pub(crate) use watchdog::Patience;
 use watchdog::{Progress, Watchdog};
 
 /// Replies that wait for the socket; with more, no further request is taken.
-const UNSENT_MAX: usize = 1024 * 1024;
+const UNSENT_MAX: usize = 512 * 1024;
 /// Answers that one connection may have running.
 const RUNNING_MAX: usize = 512;
 /// Bytes that one connection may hold: payloads being received, running reads and writes, unsent replies.
 const HELD_MAX: usize = 64 * 1024 * 1024;
+
+/// After a payload of this length the connection leaves the core that received it.
+const STEP_ASIDE_MIN: usize = 1024 * 1024;
+/// Reads from this length on are sent straight from a file, where they lie in one.
+const SEND_FILE_MIN: u32 = 64 * 1024;
+
+/// A stream that may be able to send from a file without copying.
+pub(crate) trait SendFile {
+    /// Whether it can.
+    fn sends_files(&self) -> bool;
+
+    /// Sends what it takes of a file's bytes. Only for streams that can.
+    fn poll_send_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>>;
+}
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -106,6 +127,9 @@ pub(crate) struct Connection<'a, S> {
     unflushed: bool,
     /// The last look at the requests ended for want of room, not of requests.
     stalled: bool,
+    /// A large payload was just handed over: this core, which has it in its cache, is to store it, while another one
+    /// goes on with this connection.
+    step_aside: bool,
 }
 
 /// An answer that came later.
@@ -115,7 +139,7 @@ struct Finished {
     result: Result<Outcome>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     /// Starts where the handshake ended.
     pub(crate) fn new(stream: &'a mut S, export: Arc<dyn Export>, rules: Rules, link: Link<'_>) -> Self {
         Connection {
@@ -132,6 +156,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             disc: false,
             unflushed: false,
             stalled: false,
+            step_aside: false,
         }
     }
 
@@ -155,6 +180,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             };
             if self.disc && self.running.is_empty() && self.all_sent() {
                 return Poll::Ready(End::Disc);
+            }
+            if std::mem::take(&mut self.step_aside) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let received = match self.receive(cx) {
                 Ok(received) => received,
@@ -210,7 +239,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn take_requests(&mut self, cx: &mut Context<'_>) -> std::result::Result<bool, &'static str> {
         let mut any = false;
         self.stalled = false;
-        while !self.disc {
+        while !self.disc && !self.step_aside {
             let Some(cost) = self.inbox.next_cost(self.rules.framing) else { break };
             if !self.has_room_for(cost, cx) {
                 self.stalled = true;
@@ -294,6 +323,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             Command::Disc => self.disc = true,
             Command::Nothing => self.outbox.reply(&ticket, Ok(Outcome::Done)),
             Command::Read { offset, len, .. } => {
+                if let Some(stored) = self.stored(offset, len) {
+                    return self.outbox.reply_stored(ticket, len, stored);
+                }
+                let export = &self.export;
                 let answer = guarded(|| export.read(offset, len));
                 self.settle(ticket, request, answer, Outcome::Data);
             }
@@ -328,6 +361,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         }
     }
 
+    /// Without a place for an error after the header, as in simple replies, nothing is sent that could still fail.
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        if len < SEND_FILE_MIN || self.rules.framing == Framing::Simple || !self.stream.sends_files() {
+            return None;
+        }
+        catch_unwind(AssertUnwindSafe(|| self.export.stored(offset, len))).ok().flatten()
+    }
+
     fn settle<R: Send + 'static>(
         &mut self,
         ticket: Ticket,
@@ -343,6 +384,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 let task =
                     async move { Finished { ticket, held, result: caught_later(future).await.map(outcome) } };
                 drop(self.running.spawn(task));
+                self.step_aside = request.command == cmd::WRITE && held >= STEP_ASIDE_MIN;
             }
         }
     }
@@ -398,9 +440,10 @@ pub(crate) async fn caught<R>(call: impl FnOnce() -> Answer<R>) -> Result<R> {
 }
 
 async fn caught_later<R>(mut future: Later<R>) -> Result<R> {
-    poll_fn(|cx| {
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-    })
-    .await
+    poll_fn(|cx| poll_caught(&mut future, cx)).await
+}
+
+fn poll_caught<R>(future: &mut Later<R>, cx: &mut Context<'_>) -> Poll<Result<R>> {
+    catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+        .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
 }

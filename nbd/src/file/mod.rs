@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::buffers;
-use crate::export::{Answer, BlockSizes, Error, Export, Extent, Info, Kind, Parts, Result, Zeroing};
+use crate::export::{Answer, BlockSizes, Error, Export, Extent, Info, Kind, Parts, Result, Stored, Zeroing};
 use pace::Pace;
 use system::Attempt;
 
@@ -39,7 +39,7 @@ pub struct FileExport {
 
 #[derive(Debug)]
 struct Shared {
-    file: File,
+    file: Arc<File>,
     info: Info,
     is_device: bool,
     reads: Pace,
@@ -82,7 +82,7 @@ impl FileExport {
             ..base
         };
         let shared = Shared {
-            file,
+            file: Arc::new(file),
             info,
             is_device,
             reads: Pace::default(),
@@ -212,6 +212,12 @@ impl Export for FileExport {
             read.map_err(|why| failed("read", &why).at(at))?;
             Ok(Bytes::from_owner(buffer).into())
         })
+    }
+
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        let shared = &self.shared;
+        let file = &shared.file;
+        system::seems_cached(file, offset, len.into()).then(|| Stored { file: Arc::clone(file), offset })
     }
 
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {

@@ -91,11 +91,10 @@ impl Listener {
             return Ok(vec![]);
         }
         let myself = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let adopt = |fd| {
+        let adopt = |number| {
             // A second descriptor of the same socket: the way to take what was passed by number.
-            let fd = pidfd_getfd(&myself, fd, PidfdGetfdFlags::empty()).map_err(io::Error::from);
-            fd.and_then(Self::adopt)
-                .map_err(context(format_args!("take over passed socket {fd:?}", fd = count)))
+            let fd = pidfd_getfd(&myself, number, PidfdGetfdFlags::empty()).map_err(io::Error::from);
+            fd.and_then(Self::adopt).map_err(context(format_args!("take over passed descriptor {number}")))
         };
         (FIRST_PASSED..FIRST_PASSED + count).map(adopt).collect()
     }
