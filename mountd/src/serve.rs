@@ -45,14 +45,22 @@ impl Server {
     {
         let ticket = Ticket::new(self.clone(), op);
         // A reply that is dropped by a panic answers EIO, a ticket that is dropped counts it.
-        let caught = catch_unwind(AssertUnwindSafe(|| match ask() {
+        drop(catch_unwind(AssertUnwindSafe(|| match ask() {
             Answer::Now(result) => {
                 self.watch.answered_now.add(1);
                 ticket.finish(reply, result, send);
             }
             Answer::Later(future) => self.clone().wait(ticket, asker, future, reply, send),
-        }));
-        drop(caught);
+        })));
+    }
+
+    /// Runs an operation that nobody gets an answer to.
+    pub(crate) fn quietly(self: &Arc<Self>, op: Op, work: impl FnOnce()) {
+        let ticket = Ticket::new(self.clone(), op);
+        drop(catch_unwind(AssertUnwindSafe(|| {
+            work();
+            ticket.settle(false);
+        })));
     }
 
     /// Goes on in a task of its own.
@@ -117,11 +125,24 @@ impl Ticket {
         self.server.watch.waiting.add(1);
     }
 
+    /// Whatever came of it, nobody waits for the tree any more.
+    fn waits_no_longer(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.server.watch.waiting.sub(1);
+        }
+    }
+
+    fn settle(mut self, failed: bool) {
+        self.settled = true;
+        self.server.watch.done(self.op, self.began.elapsed(), failed);
+    }
+
     fn finish<A, R, Send>(mut self, reply: R, result: Result<A>, send: Send)
     where
         R: Reply,
         Send: FnOnce(R, A) -> std::result::Result<(), (R, Error)>,
     {
+        self.waits_no_longer();
         let refused = match result {
             Ok(answer) => send(reply, answer),
             Err(error) => Err((reply, error)),
@@ -131,17 +152,14 @@ impl Ticket {
             reply.refuse(error.kind().errno());
             self.server.log.error(self.op, &error);
         }
-        self.settled = true;
-        self.server.watch.done(self.op, self.began.elapsed(), failed);
+        self.settle(failed);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.waits_no_longer();
         let watch = &self.server.watch;
-        if self.waiting {
-            watch.waiting.sub(1);
-        }
         if !self.settled {
             watch.done(self.op, self.began.elapsed(), true);
             if std::thread::panicking() {
@@ -251,6 +269,18 @@ mod tests {
         let (value, watch) =
             answer_of(Duration::from_secs(5), || Answer::later(async { panic!("on purpose") }));
         assert_eq!((value, watch.panics.get(), watch.waiting.get()), (-5, 1, 0));
+    }
+
+    #[test]
+    fn f4_a_panic_that_nobody_is_told_of_is_counted_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (watch, handle) = (Arc::new(Watch::default()), runtime.handle().clone());
+        let deadline = Duration::from_secs(1);
+        let server = Arc::new(Server { watch: watch.clone(), runtime: handle, deadline, log: Log::new() });
+        server.quietly(Op::Forget, || {});
+        server.quietly(Op::Forget, || panic!("on purpose"));
+        let forgets = watch.snapshot().op(Op::Forget).clone();
+        assert_eq!((forgets.count, forgets.errors, watch.panics.get()), (2, 1, 1));
     }
 
     #[test]

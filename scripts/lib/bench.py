@@ -153,6 +153,19 @@ def change_disk(first, out):
     building.rename(out)
 
 
+def stored_bytes(path, size):
+    """How many bytes lie in aligned chunks of that size that are not all zero: what a backup has to compress and seal."""
+    zero, stored, seen = bytes(size), 0, -1
+    with open(path, "rb") as file:
+        for begin, end in data_ranges(path):
+            for chunk in range(max(begin // size, seen + 1), -(-end // size)):
+                seen = chunk
+                file.seek(chunk * size)
+                data = file.read(size)
+                stored += len(data) if data != zero[:len(data)] else 0
+    return stored
+
+
 def changed_chunks(first, second, size):
     """How many bytes lie in aligned chunks of that size that differ."""
     changed = 0

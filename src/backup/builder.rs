@@ -112,9 +112,14 @@ impl MapBuilder {
             let covered = (len - start).min(span(self.chunk_size, level));
             self.store(writer, level, &done, covered)?;
         }
+        // A node taken over whole from a larger parent may be all there is: it then hangs one level above our top.
+        let whole = self.open.get(usize::from(top) + 1).and_then(|above| above.children[0]);
         let empty = Open::new(0);
         let done = self.open.get(usize::from(top)).unwrap_or(&empty);
-        let child = writer.add_node(&self.node(top, done, len))?;
+        let child = match whole {
+            Some(child) => child,
+            None => writer.add_node(&self.node(top, done, len))?,
+        };
         Ok(Root { id: child.id, place: child.place, level: top, chunk_size: self.chunk_size })
     }
 }

@@ -7,7 +7,7 @@ use super::reader::{Reader, Run, Work};
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
 use crate::format::record::Root;
-use crate::format::{ChunkId, PackId, Place, ids::SealKind, ids::to_hex};
+use crate::format::{ChunkId, PackId, Place, ids::SealKind, ids::to_hex, limits};
 use crate::image::{Engine, Map, is_zero};
 use crate::progress::{Cancel, Progress};
 use crate::repo::known::Known;
@@ -82,9 +82,7 @@ pub(super) fn back_up_item(
     let chunk = plan.engine.repository().config.chunk_size as usize;
     let run_len = RUN_LEN.max(chunk);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    // A quarter of the budget for what is under way; the packs have the rest.
-    let affordable = usize::try_from(plan.memory / 4).unwrap_or(usize::MAX) / (2 * run_len);
-    let buffers = (workers * RUNS_PER_WORKER).min(affordable).max(3);
+    let buffers = runs_under_way(workers, plan.memory, chunk, run_len);
     let (work_in, work_out) = bounded::<(u64, PackId, Work)>(buffers);
     let (done_in, done_out) = bounded::<(u64, Done)>(buffers);
     let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
@@ -114,6 +112,17 @@ pub(super) fn back_up_item(
         assembled?;
         assembler.finish(read)
     })
+}
+
+/// How many runs may be under way: enough for all workers, as far as a quarter of the budget goes (the packs have the rest), and
+/// no more than the pack they set out for can take when it turns out to be full.
+fn runs_under_way(workers: usize, memory: u64, chunk: usize, run_len: usize) -> usize {
+    let affordable = usize::try_from(memory / 4).unwrap_or(usize::MAX) / (2 * run_len);
+    let chunks = run_len / chunk;
+    let sealed_run_len = run_len + chunks * limits::SEAL_OVERHEAD as usize;
+    let room = limits::PACK_LEN_MAX - limits::PACK_LEN_GOAL - limits::SEALED_LEN_MAX - limits::MIB;
+    let fit = (room as usize / sealed_run_len).min(limits::PACK_CHUNKS_MAX as usize / 2 / chunks);
+    (workers * RUNS_PER_WORKER).min(affordable).max(3).min(fit)
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
@@ -279,6 +288,14 @@ impl<'a, 'b> Assembler<'a, 'b> {
                 "the source says that something is unchanged, but there is no parent",
             ));
         };
+        if offset + len > parent.len {
+            let words = format!(
+                "the source calls bytes {offset} to {} unchanged, but its parent ends at {}",
+                offset + len,
+                parent.len
+            );
+            return Err(Error::new(Kind::Source, words));
+        }
         self.hash_same(&parent, offset, len)?;
         let taken = super::same::take_over(plan, &parent, offset, len, &mut |level, offset, child| {
             self.builder.set(self.writer, level, offset, child)
@@ -331,5 +348,30 @@ impl<'a, 'b> Assembler<'a, 'b> {
             bytes_read: read.bytes_read,
             bytes_new: self.bytes_new,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p3_what_is_under_way_fits_into_its_pack_on_any_machine_and_with_any_budget() {
+        for chunk in (12..=22).map(|bits| 1usize << bits) {
+            let run_len = RUN_LEN.max(chunk);
+            for (workers, memory) in [(1, 0), (2, 256 << 20), (64, 4 << 30), (1024, u64::MAX)] {
+                let runs = runs_under_way(workers, memory, chunk, run_len);
+                let chunks = runs * (run_len / chunk);
+                let sealed = chunks * (chunk + limits::SEAL_OVERHEAD as usize);
+                // The goal is reached by a last chunk, and behind the chunks come table and trailer.
+                let most = sealed + (limits::PACK_LEN_GOAL + limits::SEALED_LEN_MAX) as usize + (1 << 20);
+                assert!(
+                    most <= limits::PACK_LEN_MAX as usize,
+                    "{workers} workers, chunks of {chunk}: {most}"
+                );
+                assert!(chunks + limits::PACK_CHUNKS_MAX as usize / 2 <= limits::PACK_CHUNKS_MAX as usize);
+                assert!(runs >= 3);
+            }
+        }
     }
 }

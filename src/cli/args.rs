@@ -56,7 +56,7 @@ pub(super) enum Verb {
     Init(Init),
     /// Add, list or remove passwords
     Key(Key),
-    /// Back up images, devices or a stream
+    /// Back up images, devices, NBD exports or a stream
     Backup(Backup),
     /// List backups, oldest first
     List(List),
@@ -64,12 +64,20 @@ pub(super) enum Verb {
     Show(Show),
     /// Write the bytes of a backup to standard output
     Cat(Cat),
-    /// Restore a backup onto a file or a device
+    /// Restore a backup onto a file, a device or an NBD export
     Restore(Restore),
+    /// Serve targets to NBD clients, for restores by other tools
+    Serve(Serve),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
     Check(Check),
+    /// Show every backup as a read-only file
+    Mount(Mount),
+    /// End a mount, also a dead one
+    Umount(Umount),
+    /// Show what a running mount does
+    Stats(Stats),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -127,12 +135,19 @@ pub(super) enum KeyVerb {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+An NBD server's export is read as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; with nbds, by TLS (tls-certificates=DIR holds
+ca-cert.pem, and client-cert.pem with client-key.pem; tls-hostname=NAME). What the server says is zero is not read. With
+bitmap=NAME only what is dirty in qemu's bitmap of that name is read; the rest is taken from the backup that --parent names, which has to be
+the one that was made when the bitmap was begun.
+
 Examples:
   afterimage backup /dev/vg0/web01-snap --name web01 --tag site=ams
   afterimage backup boot=/dev/sda1 data=/dev/sdb --name db --metadata volume.json
-  qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm")]
+  qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm
+  afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock' --name vm
+  afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock&bitmap=since-monday' --name vm --parent vm@latest")]
 pub(super) struct Backup {
-    /// What to back up: a file, a block device, - for standard input; ITEM=SOURCE names the item
+    /// What to back up: a file, a block device, an nbd:// URI, - for standard input; ITEM=SOURCE names the item
     #[arg(required = true, value_name = "SOURCE")]
     pub(super) sources: Vec<String>,
     /// What it is a backup of
@@ -192,15 +207,16 @@ pub(super) struct Cat {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The target is judged before a byte is written: one that is mounted, in use, too small, or part of the repository is refused.
-What is interrupted goes on when it is run again.
+What is interrupted goes on when it is run again; onto an NBD export it begins again.
 
 Examples:
   afterimage restore web01 /dev/vg0/web01-new --verify
-  afterimage restore web01@2026-11-18 /var/lib/libvirt/images/web01-tuesday.img")]
+  afterimage restore web01@2026-11-18 /var/lib/libvirt/images/web01-tuesday.img
+  afterimage restore web01 'nbd://storage02/web01-new' --verify")]
 pub(super) struct Restore {
     /// Which backup; /ITEM behind it where there are several
     pub(super) backup: String,
-    /// A file or a block device
+    /// A file, a block device, or the nbd:// URI of an export
     pub(super) target: PathBuf,
     /// Read the target first and write only what differs
     #[arg(long)]
@@ -211,6 +227,57 @@ pub(super) struct Restore {
     /// Overwrite even what was backed up
     #[arg(long)]
     pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A target is judged before it is served, as a restore judges it: one that is mounted, in use or inside the repository (-r) is refused.
+Prints each export with the URI to paste, then `ready`; stops when it is asked to (SIGTERM, ^C), after what is under way is answered.
+What a client wrote is on the medium when it has left. A comma in a path is written \\,
+
+Examples:
+  afterimage serve --listen unix:/run/restore.sock --target web01=/dev/vg0/web01-new
+  afterimage serve --listen tcp:0.0.0.0:10809 --target new=/srv/new.img,size=20G,create,exclusive \\
+      --tls require --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem --tls-allow web01.example")]
+pub(super) struct Serve {
+    /// Where clients come in: unix:PATH or tcp:HOST:PORT; systemd's sockets come on top
+    #[arg(long, value_name = "WHERE")]
+    pub(super) listen: Vec<String>,
+    /// A file or block device that clients may write: NAME=PATH[,size=S,create][,exclusive]
+    #[arg(long = "target", value_name = "NAME=PATH")]
+    pub(super) targets: Vec<String>,
+    /// Whether clients come by TLS; without a certificate: off
+    #[arg(long, value_name = "off|allow|require")]
+    pub(super) tls: Option<TlsChoice>,
+    /// Our certificate, then those that vouch for it (PEM)
+    #[arg(long, value_name = "F")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "F")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Clients need a certificate from this authority (PEM)
+    #[arg(long, value_name = "F")]
+    pub(super) tls_client_ca: Option<PathBuf>,
+    /// Only clients with this name or sha256:FINGERPRINT
+    #[arg(long, value_name = "NAME")]
+    pub(super) tls_allow: Vec<String>,
+    /// Let other machines connect without TLS
+    #[arg(long)]
+    pub(super) public: bool,
+    /// Serve one client on standard input and output
+    #[arg(long)]
+    pub(super) single: bool,
+}
+
+/// Whether clients come by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum TlsChoice {
+    /// Never.
+    Off,
+    /// If they want.
+    Allow,
+    /// Always.
+    Require,
 }
 
 #[derive(Debug, Args)]
@@ -235,6 +302,52 @@ pub(super) struct Check {
     /// Read and open everything, or this part of it
     #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
     pub(super) read_data: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Returns when the mount is ready. Backups made meanwhile appear by themselves. Mounts are read-only; others than you get in only
+with --allow-other, which lets them read everything. As an ordinary user it takes fusermount3 (Debian: apt install fuse3).
+
+  MOUNTPOINT/volumes/NAME/TIME/disk.img      the volume
+  MOUNTPOINT/volumes/NAME/TIME/backup.json   its record
+  MOUNTPOINT/volumes/NAME/latest             the newest
+  MOUNTPOINT/ids/ID                          each backup by its id
+
+Examples:
+  afterimage -r /srv/backups mount /mnt
+  losetup -rP --find --show /mnt/volumes/web01/latest/disk.img
+  qemu-img convert -O qcow2 -f raw /mnt/volumes/web01/latest/disk.img web01.qcow2")]
+pub(super) struct Mount {
+    /// An empty directory
+    pub(super) mountpoint: PathBuf,
+    /// Stay in the foreground, and tell systemd when it is ready
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Let other users read what is mounted
+    #[arg(long)]
+    pub(super) allow_other: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Umount {
+    /// Where it is mounted
+    pub(super) mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  afterimage stats /mnt
+  afterimage stats /mnt --json | jq .cache
+  afterimage stats --prometheus")]
+pub(super) struct Stats {
+    /// Which: a mountpoint or a control socket; all of yours unless given
+    #[arg(value_name = "MOUNTPOINT|SOCKET")]
+    pub(super) at: Option<PathBuf>,
+    /// Print the text that Prometheus reads
+    #[arg(long)]
+    pub(super) prometheus: bool,
 }
 
 fn time(text: &str) -> Result<jiff::Timestamp, String> {

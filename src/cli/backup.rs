@@ -5,12 +5,14 @@
 
 use super::args::Backup;
 use super::context::Context;
-use super::{json, units};
+use super::units;
 use crate::backup::{ItemSource, Job, Parent, run as back_up};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::record::{Record, is_name};
+use crate::format::shown::to_json;
 use crate::repo::refs::Reference;
 use crate::source;
+use afterimage_nbd::uri::Uri;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +23,8 @@ const METADATA_LEN_MAX: u64 = 2 << 20;
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
-    let engine = context.engine()?;
+    whose_bitmap(&args)?;
+    let engine = context.writer_engine()?;
     let items = open_sources(context, &args.sources)?;
     same_disk(context, &items, engine.repository().config.separate)?;
     let parent = match args.parent.as_deref() {
@@ -49,7 +52,7 @@ pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
     for item in record.items.iter().filter(|item| item.changed_while_read) {
         context.say(format!("{} was written to while it was read; the record says so", item.name));
     }
-    context.print(|| json::record(&record), || summary(context, &record))?;
+    context.print(|| to_json(&record), || summary(context, &record))?;
     Ok(0)
 }
 
@@ -94,11 +97,29 @@ fn open_sources(context: &Context, words: &[String]) -> Result<Vec<ItemSource>> 
     for word in words {
         let (given, name) = split_item(word);
         source::refuse_inside(name, &directory)?;
-        let source = source::open(name)?;
+        let source = match Uri::is_meant(name) {
+            true => Box::new(source::nbd::open(context.runtime(), name)?) as Box<dyn source::Source>,
+            false => source::open(name)?,
+        };
         let name = given.map_or_else(|| item_name(words.len(), name), str::to_owned);
         items.push(ItemSource { name, source });
     }
     Ok(items)
+}
+
+/// A bitmap counts from the moment of one backup on. With another one as the parent the result would be a mix of two moments, so the user has
+/// to say which it is.
+fn whose_bitmap(args: &Backup) -> Result<()> {
+    let with_bitmap = args.sources.iter().find(|word| source::nbd::names_bitmap(split_item(word).1));
+    match (with_bitmap, args.parent.as_deref()) {
+        (Some(source), None | Some("none")) => {
+            let words =
+                format!("{source}: a bitmap says what changed since some backup, but not since which");
+            Err(Error::new(Kind::Usage, words)
+                .hint("name the backup that was made when the bitmap was begun: --parent BACKUP"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// ITEM=SOURCE, where ITEM can be a name and no such file is there.
@@ -113,6 +134,10 @@ fn split_item(word: &str) -> (Option<&str>, &str) {
 fn item_name(count: usize, source: &str) -> String {
     if count == 1 {
         return "disk.img".to_owned();
+    }
+    if let Ok(uri) = source.parse::<Uri>() {
+        let last = uri.export.rsplit('/').next().filter(|name| is_name(name));
+        return last.unwrap_or("disk").to_owned();
     }
     let last = Path::new(source).file_name().map(|name| name.to_string_lossy().into_owned());
     let last = last.unwrap_or_else(|| source.to_owned());

@@ -8,8 +8,8 @@ use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
-use crate::seal::Password;
-use crate::store;
+use crate::seal::{Ask, Password};
+use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
@@ -21,6 +21,8 @@ use tokio::runtime::{Handle, Runtime};
 
 /// Work shorter than this shows no progress.
 const QUICK: Duration = Duration::from_secs(1);
+/// No writer takes so long over one object.
+const UNFINISHED_FOR: Duration = Duration::from_secs(48 * 3600);
 /// Linux's number of the signal that says that a file is as long as it may be.
 const SIGXFSZ: i32 = 25;
 const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
@@ -66,19 +68,47 @@ impl Context {
         Ok(PathBuf::from(self.place()?))
     }
 
-    /// Opens the repository.
-    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
-        let opened = store::open(self.place()?).map_err(|error| match error.kind() {
-            Kind::Missing => error.hint("afterimage init makes a repository"),
-            _ => error,
-        })?;
-        let mut ask = || match self.given_password()? {
+    /// The password: as given with the call, or as asked for.
+    pub(super) fn ask_password(&self) -> Result<Password> {
+        match self.given_password()? {
             Some(password) => Ok(password),
             None => password::ask("Password of the repository"),
-        };
+        }
+    }
+
+    /// Where the repository lies.
+    pub(super) fn store(&self) -> Result<store::Opened> {
+        store::open(self.place()?).map_err(|error| match error.kind() {
+            Kind::Missing => error.hint("afterimage init makes a repository"),
+            _ => error,
+        })
+    }
+
+    /// Opens the repository.
+    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
+        self.repository_by(&mut || self.ask_password())
+    }
+
+    /// Opens the repository; `ask` gives the password if it takes one.
+    pub(super) fn repository_by(&self, ask: Ask<'_>) -> Result<Arc<Repository>> {
+        self.repository_in(self.store()?.store, ask)
+    }
+
+    fn repository_in(&self, store: AnyStore, ask: Ask<'_>) -> Result<Arc<Repository>> {
         let cache = locations::cache();
-        let repository = self.runtime().block_on(Repository::open(opened.store, &cache, &mut ask))?;
-        Ok(Arc::new(repository))
+        Ok(Arc::new(self.runtime().block_on(Repository::open(store, &cache, ask))?))
+    }
+
+    /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
+    pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
+        let opened = self.store()?;
+        let repository = self.repository_in(opened.store, &mut || self.ask_password())?;
+        if let Some(local) = opened.local
+            && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
+        {
+            tracing::warn!("remove what was left unfinished: {error}");
+        }
+        Engine::new(repository, self.runtime().clone(), self.global.memory)
     }
 
     /// Opens the repository with the engine that reads from it.
@@ -187,7 +217,11 @@ fn start_logs(global: &Global) {
         (_, 2) => "debug",
         _ => "trace",
     };
-    let filter = format!("error,afterimage={level},afterimage_nbd={level},afterimage_mountd={level}");
+    // Who came and went is worth a line unless nobody wants to hear anything.
+    let audit = if global.quiet { "error" } else { "info" };
+    let filter = format!(
+        "error,afterimage={level},afterimage_nbd={level},afterimage_nbd::audit={audit},afterimage_mountd={level}"
+    );
     let logs = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)

@@ -2,9 +2,10 @@
 
 use super::args::List;
 use super::context::Context;
-use super::{backup::split_tag, json, units};
+use super::{backup::split_tag, units};
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{Content, Record};
+use crate::format::shown::to_json;
 use serde_json::Value;
 
 pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
@@ -16,10 +17,8 @@ pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
             && tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
     };
     let records: Vec<&Record> = listing.records.iter().filter(wanted).collect();
-    context.print(
-        || Value::Array(records.iter().map(|record| json::record(record)).collect()),
-        || table(&records),
-    )?;
+    context
+        .print(|| Value::Array(records.iter().map(|record| to_json(record)).collect()), || table(&records))?;
     match listing.damaged.as_slice() {
         [] => Ok(0),
         damaged => {

@@ -7,16 +7,21 @@ mod backup;
 mod cat;
 mod check;
 mod context;
+mod control;
 mod diff;
 mod init;
-mod json;
 mod key;
 mod list;
 mod locations;
+mod mount;
 mod password;
 mod restore;
+mod serve;
 mod show;
+mod stats;
+mod umount;
 mod units;
+mod words;
 
 use crate::error::{Error, Kind, Result};
 use args::{Cli, Verb};
@@ -57,8 +62,12 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Show(args) => show::run(&context, &args),
         Verb::Cat(args) => cat::run(&context, &args),
         Verb::Restore(args) => restore::run(&context, &args),
+        Verb::Serve(args) => serve::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
+        Verb::Mount(args) => mount::run(&context, &args),
+        Verb::Umount(args) => umount::run(&context, &args),
+        Verb::Stats(args) => stats::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "afterimage", &mut std::io::stdout());
             Ok(0)

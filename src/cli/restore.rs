@@ -1,4 +1,4 @@
-//! `restore`: an image onto a file or a device.
+//! `restore`: an image onto a file, a device or an NBD export.
 //!
 //! Has the target judged and opened by `restore::target`, with what the record says of the source and where the repository lies; then writes.
 
@@ -8,8 +8,9 @@ use super::{locations, units};
 use crate::error::Result;
 use crate::restore::target::journal::{Begun, Journal};
 use crate::restore::target::progress::Bound;
-use crate::restore::target::{Guarded, Opened, Wish, open};
+use crate::restore::target::{Guarded, Opened, Target, Wish, nbd, open};
 use crate::restore::{Options, restore_image};
+use afterimage_nbd::uri::Uri;
 use serde_json::{Value, json};
 
 pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
@@ -21,7 +22,14 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
     let directory = context.directory()?;
     let source = item.source.get("identity").and_then(Value::as_str);
     let guarded = Guarded { source, repository: Some(&directory) };
-    let Opened { target, facts, verdict } = open(&args.target, &wish, guarded)?;
+    let text = args.target.to_string_lossy();
+    let (target, facts, verdict): (Box<dyn Target>, _, _) = if Uri::is_meant(&text) {
+        let (target, verdict) = nbd::open(context.runtime(), &text, &wish, guarded)?;
+        (Box::new(target), None, verdict)
+    } else {
+        let Opened { target, facts, verdict } = open(&args.target, &wish, guarded)?;
+        (target, Some(facts), verdict)
+    };
     for note in &verdict.notes {
         context.say(format!("note: {note}"));
     }
@@ -32,7 +40,10 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
         size: image.len(),
         target: String::new(),
     };
-    let (journal, begun) = Journal::begin(&facts, &verdict, bound, &locations::state())?;
+    let (journal, begun) = match &facts {
+        Some(facts) => Journal::begin(facts, &verdict, bound, &locations::state())?,
+        None => (Journal::unkept(bound), Begun::Fresh),
+    };
     match &begun {
         Begun::Fresh => {}
         Begun::Resumed(done) => context.say(format!("going on: {} were in place", units::size(*done))),

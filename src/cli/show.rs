@@ -2,9 +2,10 @@
 
 use super::args::Show;
 use super::context::Context;
-use super::{json, units};
+use super::units;
 use crate::error::Result;
 use crate::format::record::{Content, Record};
+use crate::format::shown::to_json;
 use crate::repo::refs::Reference;
 use std::fmt::Write;
 
@@ -12,7 +13,7 @@ pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
     let repository = context.repository()?;
     let reference = Reference::parse(&args.backup)?;
     let record = context.runtime().block_on(repository.find(&reference))?;
-    context.print(|| json::record(&record), || page(&record))?;
+    context.print(|| to_json(&record), || page(&record))?;
     Ok(0)
 }
 

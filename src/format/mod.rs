@@ -28,6 +28,7 @@ pub mod node;
 pub mod object;
 pub mod pack;
 pub mod record;
+pub mod shown;
 pub mod slot;
 
 pub use corrupt::Corrupt;

@@ -37,9 +37,15 @@ impl Ahead {
     /// A read was asked for: has what will come fetched, if the reader is sequential. Never waits.
     pub fn note(&self, image: &Image, offset: u64, len: u64) {
         let window_max = (image.engine().memory() / 8).clamp(WINDOW_MIN, WINDOW_MAX);
-        let range =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).note(offset, len, window_max, image.len());
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.ready();
+        let range = state.note(offset, len, window_max, image.len());
+        let used = before.end.min(state.next).saturating_sub(before.start);
+        drop(state);
+        let watch = image.engine().watch();
+        watch.ahead_used_bytes.add(used);
         if let Some(range) = range {
+            watch.ahead_bytes.add(range.end - range.start);
             let image = image.clone();
             let runtime = image.engine().runtime().clone();
             drop(runtime.spawn(async move { image.prefetch(range).await }));
@@ -48,6 +54,11 @@ impl Ahead {
 }
 
 impl State {
+    /// What was fetched and not asked for yet.
+    fn ready(&self) -> Range<u64> {
+        self.next..self.fetched.max(self.next)
+    }
+
     /// What to fetch now.
     fn note(&mut self, offset: u64, len: u64, window_max: u64, image_len: u64) -> Option<Range<u64>> {
         let end = offset.saturating_add(len);

@@ -8,6 +8,7 @@
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::map::fetch_node;
 use super::pool::{Pool, Urgency};
+use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Node;
 use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
@@ -50,6 +51,7 @@ pub struct Engine {
     node_flights: Flights<ChunkId, Result<Arc<Node>>>,
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
     pool: Pool,
+    watch: Watch,
 }
 
 impl Engine {
@@ -70,6 +72,7 @@ impl Engine {
             node_flights: Flights::new(),
             lost: Mutex::new(LruCache::new(LOST_MAX)),
             pool,
+            watch: Watch::default(),
         }))
     }
 
@@ -86,6 +89,16 @@ impl Engine {
     /// The budget.
     pub fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// What reading has cost so far.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// How many bytes of chunks may be kept in memory.
+    pub fn chunk_budget(&self) -> usize {
+        self.chunks.budget()
     }
 
     /// What the chunk cache did.
@@ -109,6 +122,7 @@ impl Engine {
             }
             self.not_lost(id)?;
             let node = fetch_node(self, id, place).await.inspect_err(|error| self.lose(id, error))?;
+            self.watch.nodes_opened.add(1);
             let weight =
                 node.entries.len() * std::mem::size_of_val(&node.entries[..1.min(node.entries.len())]) + 64;
             self.nodes.insert(id, Arc::clone(&node), weight, Hint::Demand);
@@ -178,6 +192,7 @@ impl Engine {
         let (Some((_, first)), Some((_, last))) = (missing.first(), missing.last()) else { return };
         let (start, range) = (first.place.offset, first.place.offset.into()..last.place.end());
         let (repository, pack) = (Arc::clone(&self.repository), first.place.pack);
+        self.watch.gets.add(1);
         let mut get = Box::pin(async move { repository.get_sealed(pack, range).await });
         let runtime = self.runtime.clone();
         let entered = runtime.enter();
@@ -200,6 +215,7 @@ impl Engine {
         answer: Result<Bytes>,
         hint: Hint,
     ) {
+        self.watch.sealed_bytes.add(answer.as_ref().map_or(0, |bytes| bytes.len() as u64));
         for (lead, wanted) in group {
             let opened = match &answer {
                 Ok(bytes) => {
@@ -228,8 +244,15 @@ impl Engine {
             false => Err(Corrupt::Length { found: chunk.len() as u64, wanted: wanted.len }.into()),
         });
         match &judged {
-            Ok(chunk) => self.chunks.insert(wanted.id, chunk.clone(), chunk.len(), hint),
-            Err(error) => self.lose(wanted.id, error),
+            Ok(chunk) => {
+                self.watch.chunks_opened.add(1);
+                self.watch.bytes_opened.add(chunk.len() as u64);
+                self.chunks.insert(wanted.id, chunk.clone(), chunk.len(), hint);
+            }
+            Err(error) => {
+                self.watch.chunks_failed.add(1);
+                self.lose(wanted.id, error);
+            }
         }
         drop(lead.finish(judged));
     }

@@ -14,6 +14,7 @@ mod compare;
 mod engine;
 mod map;
 mod pool;
+pub mod watch;
 
 pub use ahead::Ahead;
 pub use compare::compare;

@@ -66,7 +66,7 @@ impl Repository {
     }
 
     async fn places(&self, id: ChunkId) -> Vec<Place> {
-        let Ok(index) = self.index().await else { return Vec::new() };
+        let Ok(index) = self.newest_index().await else { return Vec::new() };
         let place =
             |row: super::segments::Row| Place { pack: PackId(row.pack), offset: row.offset, len: row.len };
         index.lookup(&id.0).into_iter().map(place).collect()

@@ -5,7 +5,7 @@
 use super::Repository;
 use super::objects::random_id;
 use crate::error::{Error, Kind, Result};
-use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, ObjectId, PackId, ids::SealKind};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -37,17 +37,29 @@ impl Damaged {
 }
 
 impl Repository {
-    /// Reads what checks have found so far.
+    /// Reads what checks have found so far. A note that is damaged itself is passed over: the others still hold.
     pub async fn damaged(&self) -> Result<Damaged> {
         let mut all = HashSet::new();
         for (id, _) in self.list_objects(SealKind::Damaged).await? {
-            for part in self.get_object(SealKind::Damaged, id).await? {
-                let some: Vec<DamagedChunk> = serde_json::from_slice(&part)
-                    .map_err(|error| Corrupt::Json { why: error.to_string() })?;
-                all.extend(some);
+            match self.damaged_note(id).await {
+                Ok(some) => all.extend(some),
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Missing | Kind::Unsupported) => {
+                    tracing::warn!("{error}; what it names is not avoided");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(Damaged(all))
+    }
+
+    async fn damaged_note(&self, id: ObjectId) -> Result<Vec<DamagedChunk>> {
+        let mut all = Vec::new();
+        for part in self.get_object(SealKind::Damaged, id).await? {
+            let some: Vec<DamagedChunk> =
+                serde_json::from_slice(&part).map_err(|error| Corrupt::Json { why: error.to_string() })?;
+            all.extend(some);
+        }
+        Ok(all)
     }
 
     /// Notes what a check found, unless it is known already.

@@ -6,7 +6,7 @@
 use super::damaged::Damaged;
 use super::segments::{Overlay, Row as SegmentRow, Segments};
 use super::{Repository, names};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::format::index::{PackRows, parse_part, parse_supersedes};
 use crate::format::pack::tile;
 use crate::format::{ChunkId, ObjectId, PackId, Place, ids::SealKind};
@@ -14,7 +14,7 @@ use crate::store::list_all;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// How many packs without an index are noted as one group of the local index.
+/// How many packs without an index get one together.
 const ORPHANS_AT_ONCE: usize = 64;
 
 /// What a writer knows.
@@ -74,6 +74,14 @@ impl Repository {
         index.await.cloned()
     }
 
+    /// The local index, in step with the index objects as they are now.
+    pub(super) async fn newest_index(&self) -> Result<Arc<Segments>> {
+        let index = self.index().await?;
+        index.refresh();
+        let _live = self.take_up_index(&index).await?;
+        Ok(index)
+    }
+
     /// Adds what the repository's index objects say and the local index does not know yet; the objects that are there.
     async fn take_up_index(&self, segments: &Segments) -> Result<HashSet<String>> {
         let mut objects = self.list_objects(SealKind::Index).await?;
@@ -111,12 +119,9 @@ impl Repository {
 
     /// What a writer has to know, from the index objects and from packs that no index speaks of: those an interrupted run has left.
     pub async fn known(&self) -> Result<Known> {
-        let damaged = self.damaged().await.unwrap_or_else(|error| {
-            tracing::warn!("{error}; what it names is not avoided");
-            Damaged::default()
-        });
+        let damaged = self.damaged().await?;
         let segments = Arc::new(Segments::open(self.cache.join("index")));
-        let mut live = self.take_up_index(&segments).await?;
+        let live = self.take_up_index(&segments).await?;
         let listed = list_all(&*self.store, names::PACKS).await?;
         let mut packs: Vec<(PackId, u64)> = listed
             .iter()
@@ -124,21 +129,20 @@ impl Repository {
             .collect();
         packs.sort_unstable();
         packs.dedup();
-        live.extend(segments.covered().into_iter().filter(|name| {
-            let orphan = name.strip_prefix(ORPHAN).and_then(|pack| PackId::parse(pack).ok());
-            orphan.is_some_and(|orphan| packs.binary_search_by_key(&orphan, |(pack, _)| *pack).is_ok())
-        }));
         if let Err(error) = segments.retain(&live) {
             tracing::warn!("{error}");
         }
-        self.take_up_orphans(&segments, &packs).await;
+        self.take_up_orphans(&segments, &packs).await?;
         let overlay = Overlay::new(self.cache.join("index"));
         Ok(Known { segments, overlay, damaged, packs })
     }
 
-    async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) {
-        let indexed: HashSet<[u8; 16]> = segments.packs().into_iter().collect();
-        let orphans: Vec<_> = packs.iter().filter(|(pack, _)| !indexed.contains(&pack.0)).collect();
+    /// Packs that no index speaks of are what an interrupted run has left, or what another one has under way: durable and whole
+    /// either way. They get an index, so that what they hold is reused here and found everywhere.
+    async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) -> Result<()> {
+        let indexed = segments.packs();
+        let orphans: Vec<_> =
+            packs.iter().filter(|(pack, _)| indexed.binary_search(&pack.0).is_err()).collect();
         for some in orphans.chunks(ORPHANS_AT_ONCE) {
             let mut tables = Vec::new();
             for (pack, len) in some {
@@ -147,15 +151,15 @@ impl Repository {
                     Err(error) => tracing::warn!("{error}; nothing in it is reused"),
                 }
             }
-            let covers: Vec<String> = tables.iter().map(|table| format!("{ORPHAN}{}", table.pack)).collect();
-            if !covers.is_empty()
-                && let Err(error) = segments.add(rows(&tables), &covers)
-            {
-                tracing::warn!("{error}");
+            if tables.is_empty() {
+                continue;
+            }
+            let (id, _len) =
+                self.put_index(&tables, &[]).await.context(|| "index packs that were left behind")?;
+            if let Err(error) = segments.add(rows(&tables), &[id.to_string()]) {
+                tracing::warn!("{error}; what it would know is stored again where it is needed");
             }
         }
+        Ok(())
     }
 }
-
-/// How the local index calls a pack that no index object speaks of.
-const ORPHAN: &str = "pack-";

@@ -104,6 +104,14 @@ impl Repository {
         Ok(Repository { store, keys, config, cache, index: tokio::sync::OnceCell::new(), master })
     }
 
+    /// Whether the repository in a store opens with a password only.
+    pub async fn needs_password(store: &AnyStore) -> Result<bool> {
+        let slots = read_slots(store).await?;
+        Ok(!slots
+            .iter()
+            .any(|(_, slot)| slot.as_ref().is_ok_and(|slot| matches!(slot.lock, Lock::Open { .. }))))
+    }
+
     /// The repository's id.
     pub fn id(&self) -> RepositoryId {
         self.config.repository

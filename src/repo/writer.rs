@@ -108,6 +108,7 @@ impl Writer {
         let canon = node.canon();
         let id = self.repository.keys.node_id(&canon);
         if let Some(place) = self.known.find(id) {
+            self.reuse(place);
             return Ok(Child { id, place });
         }
         let plain = node.write(canon);
@@ -135,7 +136,7 @@ impl Writer {
         let rows: usize = self.indexed.pending.iter().map(|pack| pack.rows.len()).sum();
         if rows >= ROWS_PER_INDEX {
             let pending = std::mem::take(&mut self.indexed.pending);
-            self.indexed.stored += self.runtime.block_on(self.repository.put_index(&pending, &[]))?;
+            self.indexed.stored += self.runtime.block_on(self.repository.put_index(&pending, &[]))?.1;
         }
         Ok(())
     }
@@ -153,17 +154,23 @@ impl Writer {
 }
 
 impl Repository {
-    async fn put_index(&self, packs: &[PackRows], supersedes: &[ObjectId]) -> Result<u64> {
+    /// Publishes an index of packs that are durable: its id, and its length.
+    pub(super) async fn put_index(
+        &self,
+        packs: &[PackRows],
+        supersedes: &[ObjectId],
+    ) -> Result<(ObjectId, u64)> {
         let mut parts = vec![write_supersedes(supersedes)];
         parts.extend(write_parts(packs));
-        self.put_object(SealKind::Index, random_id()?, &parts).await
+        let id = random_id()?;
+        Ok((id, self.put_object(SealKind::Index, id, &parts).await?))
     }
 
     /// Names every chunk of a run.
     pub async fn publish_index(&self, durable: DurablePacks) -> Result<NamedChunks> {
         let DurablePacks(mut indexed) = durable;
         if !indexed.pending.is_empty() {
-            indexed.stored += self.put_index(&indexed.pending, &[]).await?;
+            indexed.stored += self.put_index(&indexed.pending, &[]).await?.1;
         }
         Ok(NamedChunks { stored: indexed.stored, reused: indexed.reused })
     }
@@ -218,7 +225,7 @@ impl Repository {
             return Ok(());
         }
         let supersedes: Vec<ObjectId> = superseded.into_iter().collect();
-        let _len = self.put_index(&packs, &supersedes).await?;
+        let _merged = self.put_index(&packs, &supersedes).await?;
         Ok(())
     }
 }

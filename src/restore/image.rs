@@ -67,9 +67,11 @@ pub fn restore_image(
     // What an earlier run has done is looked at, not trusted: somebody may have written there since. That fetches nothing.
     let kept = writing(Options { fresh: false, differential: true, ..options });
     let new = writing(options);
-    let ranges = done.iter().map(|(offset, len)| (offset..offset + len, &kept));
+    let ranges = done.iter().map(|(start, end)| (start..end, &kept));
     for (range, writing) in ranges.chain(gaps(done.iter(), image.len()).into_iter().map(|gap| (gap, &new))) {
-        stream(image, range, cancel, writing).map_err(|error| resumable(error, journal))?;
+        if let Err(error) = stream(image, range, cancel, writing) {
+            return Err(resumable(error, target, journal));
+        }
     }
     target.finish()?;
     if options.verify {
@@ -84,13 +86,19 @@ pub fn restore_image(
     })
 }
 
-/// Says in the error that nothing is lost.
-fn resumable(error: Error, journal: &Journal) -> Error {
+/// Writes down what is done, and says in the error that it is not lost.
+fn resumable(error: Error, target: &dyn Target, journal: &Journal) -> Error {
+    if let Err(why) = journal.flush(target) {
+        tracing::warn!("{why}; what was done since the journal was last written is done again");
+        return error;
+    }
     let done = journal.done().total();
-    let hint = format!(
-        "{done} bytes are in place; the same command goes on from there ({})",
-        journal.path().display()
-    );
+    let hint = match journal.path() {
+        Some(path) => {
+            format!("{done} bytes are in place; the same command goes on from there ({})", path.display())
+        }
+        None => "the target is incomplete; --differential writes only what is not there yet".to_owned(),
+    };
     match error.what_to_try() {
         Some(other) => {
             let hint = format!("{other}; {hint}");
@@ -100,15 +108,15 @@ fn resumable(error: Error, journal: &Journal) -> Error {
     }
 }
 
-/// The ranges between those that are done, which come in order.
+/// The ranges between those that are done, which come in order as `(start, end)`.
 fn gaps(done: impl Iterator<Item = (u64, u64)>, len: u64) -> Vec<Range<u64>> {
     let mut gaps = Vec::new();
     let mut at = 0;
-    for (offset, done) in done {
-        if offset > at {
-            gaps.push(at..offset);
+    for (start, end) in done {
+        if start > at {
+            gaps.push(at..start);
         }
-        at = at.max(offset + done);
+        at = at.max(end);
     }
     if at < len {
         gaps.push(at..len);
@@ -337,7 +345,7 @@ mod tests {
     #[test]
     fn what_is_left_is_what_lies_between() {
         assert_eq!(gaps([].into_iter(), 10), vec![0..10]);
-        assert_eq!(gaps([(0, 4), (6, 2)].into_iter(), 10), [4..6, 8..10]);
+        assert_eq!(gaps([(0, 4), (6, 8)].into_iter(), 10), [4..6, 8..10]);
         assert_eq!(gaps([(0, 10)].into_iter(), 10), []);
         assert_eq!(gaps([].into_iter(), 0), []);
     }

@@ -120,8 +120,10 @@ impl Source for Fake {
             let cause = std::io::Error::from(rustix::io::Errno::IO);
             return Err(Error::new(Kind::Source, format!("read fake at offset {at}")).caused_by(cause));
         }
-        if let Some(len) = self.same.get(&at) {
-            return Ok(Piece::Same(*len));
+        if let Some((start, len)) = self.same.range(..=at).next_back()
+            && at < start + len
+        {
+            return Ok(Piece::Same(start + len - at));
         }
         let until = self.next_event(at) - at;
         let Some(data) = self.data_at(at) else { return Ok(Piece::Hole(until)) };

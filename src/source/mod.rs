@@ -3,7 +3,7 @@
 //! A source is read once, from its beginning to its end; it knows where it has nothing. A source that errs, shrinks or grows under
 //! us fails the backup, with the offset: nothing is skipped silently.
 //!
-//! `file`, `device` and `stream` are what the command line can name; `fake` is scripted, for tests. `machine` and `disks` tell where on
+//! `file`, `device`, `stream` and `nbd` are what the command line can name; `fake` is scripted, for tests. `machine` and `disks` tell where on
 //! this machine something lies, for the judges of safety here and in `restore`.
 
 pub mod device;
@@ -11,6 +11,7 @@ pub mod disks;
 pub mod fake;
 pub mod file;
 pub mod machine;
+pub mod nbd;
 mod span;
 pub mod stream;
 #[cfg(test)]
@@ -62,8 +63,8 @@ pub trait Source: Send {
     /// What it is.
     fn facts(&self) -> &Facts;
 
-    /// What stands at `at`, which is where the last piece ended: fills `buf` from its beginning as far as data goes on,
-    /// or tells how far nothing goes on. A short `Data` is no end; only `End` is.
+    /// What stands at `at`, which is where the last piece ended, or inside it when that was no data: fills `buf` from its beginning
+    /// as far as data goes on, or tells how far nothing goes on. A short `Data` is no end; only `End` is.
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Piece>;
 
     /// Called after `End`: fails when the source is no longer what it was when it was opened (size changed).

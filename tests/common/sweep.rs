@@ -31,14 +31,19 @@ pub(crate) enum Point {
     SyncFails,
 }
 
+/// Fits in one pack.
+pub(crate) const SMALL: u64 = 3 * MIB + 17;
+/// Takes several packs, written while others are filled.
+pub(crate) const LARGE: u64 = 160 * MIB + 17;
+
 /// Tries about `samples` points, spread evenly with a random start; all of them if there are fewer.
-pub(crate) fn sweep(scenario: Scenario, point: Point, samples: usize) {
-    let total = Bench::new(scenario).run(point, 0).touches.len();
+pub(crate) fn sweep(scenario: Scenario, point: Point, len: u64, samples: usize) {
+    let total = Bench::new(scenario, len).run(point, 0).touches.len();
     assert!(total > 0, "{scenario:?} makes no call that {point:?} could hit");
     let stride = total.div_ceil(samples).max(1);
     let start = 1 + Random::new().below(stride as u64) as usize;
     for nth in (start..=total).step_by(stride) {
-        let bench = Bench::new(scenario);
+        let bench = Bench::new(scenario, len);
         let traced = bench.run(point, nth);
         let at = traced.touches.get(nth - 1).cloned();
         bench.judge(point, traced, &format!("{scenario:?} × {point:?} at {nth} of {total}: {at:?}"));
@@ -56,9 +61,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(scenario: Scenario) -> Bench {
+    fn new(scenario: Scenario, len: u64) -> Bench {
         let sand = Sandbox::in_memory();
-        let mut bytes = mixed(40, 3 * MIB + 17);
+        let mut bytes = mixed(40, len);
         let image = file(&sand, "disk.img", &bytes);
         let mut before = Vec::new();
         if scenario != Scenario::Init {
@@ -66,7 +71,7 @@ impl Bench {
         }
         if scenario == Scenario::Second {
             before.push((sand.backup("web01", &[&image]), bytes.clone()));
-            for offset in [0, MIB, 2 * MIB + 5] {
+            for offset in [0, len / 3, len - MIB] {
                 let change = mixed(offset + 41, 100 * KIB);
                 overwrite(&image, offset, &change);
                 bytes[offset as usize..][..change.len()].copy_from_slice(&change);

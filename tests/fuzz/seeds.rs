@@ -34,6 +34,104 @@ pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
     }
 }
 
+/// The seeds of a target of NBD; the first byte of each says in which mode the rest is read.
+pub(crate) fn of_nbd(name: &str) -> Vec<Vec<u8>> {
+    match name {
+        "options" => {
+            let go = option(
+                7,
+                &[&5u32.to_be_bytes()[..], b"web01", &1u16.to_be_bytes(), &3u16.to_be_bytes()].concat(),
+            );
+            let context = [
+                &5u32.to_be_bytes()[..],
+                b"web01",
+                &1u32.to_be_bytes(),
+                &15u32.to_be_bytes(),
+                b"base:allocation",
+            ]
+            .concat();
+            let talk = [
+                option(8, b""),
+                option(11, b""),
+                option(9, &context),
+                option(10, &context),
+                option(3, b""),
+                go,
+            ]
+            .concat();
+            (0..3)
+                .map(|mode| [&[mode][..], &3u32.to_be_bytes(), &talk].concat())
+                .chain([with_tls()])
+                .collect()
+        }
+        "requests" => (0..8).map(|mode| [vec![mode], requests(mode % 4 > 1)].concat()).collect(),
+        "replies" => vec![
+            [&[0][..], &simple_reply()].concat(),
+            [&[1][..], &chunk()].concat(),
+            [&[3][..], &option_reply()].concat(),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+fn option(kind: u32, data: &[u8]) -> Vec<u8> {
+    [b"IHAVEOPT", &kind.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+}
+
+fn with_tls() -> Vec<u8> {
+    [&[1][..], &3u32.to_be_bytes(), &option(5, b""), &option(3, b""), &option(2, b"")].concat()
+}
+
+/// A read, a write with its payload, a flush, zeroes and a farewell; with the longer header of extended replies if asked for.
+fn requests(extended: bool) -> Vec<u8> {
+    let request = |flags: u16, kind: u16, offset: u64, length: u32| {
+        let magic: u32 = if extended { 0x21e4_1c71 } else { 0x2560_9513 };
+        let length =
+            if extended { u64::from(length).to_be_bytes().to_vec() } else { length.to_be_bytes().to_vec() };
+        [
+            &magic.to_be_bytes()[..],
+            &flags.to_be_bytes(),
+            &kind.to_be_bytes(),
+            &9u64.to_be_bytes(),
+            &offset.to_be_bytes(),
+            &length,
+        ]
+        .concat()
+    };
+    let write_flags = if extended { 1 << 5 } else { 0 };
+    let write = [request(write_flags, 1, 4096, 8), vec![7; 8]].concat();
+    [
+        request(0, 0, 0, 4096),
+        write,
+        request(0, 3, 0, 0),
+        request(2, 6, 65_536, 65_536),
+        request(0, 7, 0, 1 << 20),
+        request(0, 2, 0, 0),
+    ]
+    .concat()
+}
+
+fn simple_reply() -> Vec<u8> {
+    [&0x6744_6698u32.to_be_bytes()[..], &0u32.to_be_bytes(), &9u64.to_be_bytes()].concat()
+}
+
+/// One structured chunk of four bytes at an offset, the last of its reply.
+fn chunk() -> Vec<u8> {
+    let payload = [&4096u64.to_be_bytes()[..], b"data"].concat();
+    let header =
+        [&0x668e_33efu32.to_be_bytes()[..], &1u16.to_be_bytes(), &1u16.to_be_bytes(), &9u64.to_be_bytes()]
+            .concat();
+    [header, (payload.len() as u32).to_be_bytes().to_vec(), payload].concat()
+}
+
+/// The size and flags of an export, in answer to GO.
+fn option_reply() -> Vec<u8> {
+    let info = [&0u16.to_be_bytes()[..], &(1u64 << 30).to_be_bytes(), &0x01edu16.to_be_bytes()].concat();
+    let header =
+        [&0x0003_e889_0455_65a9u64.to_be_bytes()[..], &7u32.to_be_bytes(), &3u32.to_be_bytes()].concat();
+    [header, (info.len() as u32).to_be_bytes().to_vec(), info].concat()
+}
+
 fn rows(count: u8) -> Vec<Row> {
     let row = |number| Row {
         id: ChunkId([number; 32]),

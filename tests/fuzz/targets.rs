@@ -2,7 +2,11 @@
 
 use super::seeds;
 
+/// What takes a target's bytes.
+type Door = fn(&[u8]);
+
 /// A parser, and the name its corpus lies under.
+#[derive(Clone)]
 pub(crate) struct Target {
     /// Its name.
     pub(crate) name: String,
@@ -15,10 +19,15 @@ pub(crate) struct Target {
 /// All of them.
 pub(crate) fn all() -> Vec<Target> {
     seeds::assert_valid();
-    let format = |(name, run): &(&str, fn(&[u8]))| Target {
-        name: format!("format-{name}"),
-        run: *run,
-        seeds: seeds::of_format(name),
+    let of = |room: &str, seeds: fn(&str) -> Vec<Vec<u8>>, targets: &[(&str, Door)]| {
+        let target = |(name, run): &(&str, fn(&[u8]))| Target {
+            name: format!("{room}-{name}"),
+            run: *run,
+            seeds: seeds(name),
+        };
+        targets.iter().map(target).collect::<Vec<_>>()
     };
-    afterimage::format::fuzz::TARGETS.iter().map(format).collect()
+    let format = of("format", seeds::of_format, afterimage::format::fuzz::TARGETS);
+    let nbd = of("nbd", seeds::of_nbd, &afterimage_nbd::fuzz::TARGETS);
+    [format, nbd].concat()
 }

@@ -2,7 +2,7 @@
 
 use crate::common::images::{MIB, file, mixed, overwrite};
 use crate::common::random::Random;
-use crate::common::sweep::{Point, Scenario, sweep};
+use crate::common::sweep::{LARGE, Point, SMALL, Scenario, sweep};
 use crate::common::tracer::need_tracer;
 use crate::common::{Running, Sandbox};
 use std::time::{Duration, Instant};
@@ -12,33 +12,45 @@ const EVERY: usize = usize::MAX;
 #[test]
 fn a1_killed_at_every_point_of_a_first_backup() {
     need_tracer!();
-    sweep(Scenario::First, Point::Kill, EVERY);
+    sweep(Scenario::First, Point::Kill, SMALL, EVERY);
 }
 
 #[test]
 fn a2_killed_at_every_point_of_a_second_backup() {
     need_tracer!();
-    sweep(Scenario::Second, Point::Kill, EVERY);
+    sweep(Scenario::Second, Point::Kill, SMALL, EVERY);
+}
+
+#[test]
+fn a1_killed_at_every_point_of_a_first_backup_of_several_packs() {
+    need_tracer!();
+    sweep(Scenario::First, Point::Kill, LARGE, EVERY);
+}
+
+#[test]
+fn a7_without_room_at_any_of_several_packs() {
+    need_tracer!();
+    sweep(Scenario::First, Point::NoRoom, LARGE, EVERY);
 }
 
 #[test]
 fn a3_killed_at_every_point_of_init() {
     need_tracer!();
-    sweep(Scenario::Init, Point::Kill, EVERY);
+    sweep(Scenario::Init, Point::Kill, SMALL, EVERY);
 }
 
 #[test]
 fn a7_without_room_at_every_write() {
     need_tracer!();
-    sweep(Scenario::First, Point::NoRoom, EVERY);
-    sweep(Scenario::Second, Point::NoRoom, EVERY);
+    sweep(Scenario::First, Point::NoRoom, SMALL, EVERY);
+    sweep(Scenario::Second, Point::NoRoom, SMALL, EVERY);
 }
 
 #[test]
 fn a8_each_sync_fails_once() {
     need_tracer!();
-    sweep(Scenario::First, Point::SyncFails, EVERY);
-    sweep(Scenario::Second, Point::SyncFails, EVERY);
+    sweep(Scenario::First, Point::SyncFails, SMALL, EVERY);
+    sweep(Scenario::Second, Point::SyncFails, SMALL, EVERY);
 }
 
 /// One disk that changes between backups, and every backup's bytes by their digest.

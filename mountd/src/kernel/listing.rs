@@ -77,8 +77,8 @@ impl<T: Tree> Daemon<T> {
         let Some(dir) = self.shared.dirs.get(handle.0) else {
             return self.answer(Op::Readdir, request, reply, |_| stale::<()>(), |_, _, ()| Ok(()));
         };
-        let ask = |shared: &Arc<Shared<T>>| shared.page(&dir, offset, attributes);
         let asked = dir.clone();
+        let ask = move |shared: &Arc<Shared<T>>| shared.page(&dir, offset, attributes);
         self.answer(Op::Readdir, request, reply, ask, move |shared, reply, entries| {
             shared.write_page(&asked, offset, reply, entries, attributes);
             Ok(())

@@ -306,9 +306,8 @@ impl<T: Tree> Filesystem for Daemon<T> {
     }
 
     fn forget(&self, _request: &fuser::Request, number: INodeNo, lookups: u64) {
-        let began = std::time::Instant::now();
-        self.shared.nodes.forget(number.0, lookups);
-        self.shared.watch().done(Op::Forget, began.elapsed(), false);
+        // Forgetting is dropping, which is the tree's code.
+        self.shared.server.quietly(Op::Forget, || self.shared.nodes.forget(number.0, lookups));
     }
 
     fn getattr(
@@ -384,11 +383,12 @@ impl<T: Tree> Filesystem for Daemon<T> {
             return self.answer(Op::Read, request, reply, |_| stale::<()>(), |_, _, ()| Ok(()));
         };
         let len = u32::try_from(file.size.saturating_sub(offset)).unwrap_or(u32::MAX).min(len);
+        // The file goes with the question, so that closing it last happens inside the net for panics, too.
         self.answer(
             Op::Read,
             request,
             reply,
-            |shared| match len {
+            move |shared| match len {
                 0 => Answer::now(Bytes::new()),
                 _ => shared.tree.read(&file.file, offset, len),
             },
@@ -413,7 +413,7 @@ impl<T: Tree> Filesystem for Daemon<T> {
         _flush: bool,
         reply: fuser::ReplyEmpty,
     ) {
-        // Closing is dropping, which is the tree's code: inside the net for panics, too.
+        // Closing is dropping, which is the tree's code.
         let close = |shared: &Arc<Shared<T>>| {
             if let Some(file) = shared.files.remove(handle.0) {
                 shared.watch().open_files.sub(1);

@@ -15,14 +15,14 @@ use rustix::mount::{MountFlags, mount as mount_call};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::table::shown;
-use super::unmount::{self, Helper};
+use super::unmount::{self, Fusermount};
 use super::{MountError, MountErrorKind, Options};
 
 const DEVICE: &str = "/dev/fuse";
 /// What a tree is promised never to be asked for more than at once. It is what kernels do unless told otherwise.
 const READ_MAX: u32 = 1 << 20;
 /// What fusermount3 is given to mount: path lookup and one system call.
-const HELPER_WITHIN: Duration = Duration::from_secs(20);
+const FUSERMOUNT_WITHIN: Duration = Duration::from_secs(20);
 
 fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
@@ -37,7 +37,7 @@ pub(super) fn mount(at: &Path, options: &Options) -> Result<OwnedFd, MountError>
             outcome => return outcome,
         }
     }
-    mount_through_helper(at, options)
+    mount_through_fusermount(at, options)
 }
 
 fn mount_directly(at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
@@ -75,19 +75,19 @@ fn no_device(error: io::Error) -> MountError {
     MountError::new(kind, format!("open {DEVICE}: {what}: {error}"))
 }
 
-/// The helper is given a socket and sends the device back through it.
-fn mount_through_helper(at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+/// It is given a socket and sends the device back through it.
+fn mount_through_fusermount(at: &Path, options: &Options) -> Result<OwnedFd, MountError> {
     let failed = |error: io::Error| {
         MountError::new(MountErrorKind::Failed, format!("mount on {}: {error}", shown(at)))
     };
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let mut command = Command::new(unmount::helper());
+    let mut command = Command::new(unmount::fusermount());
     // As its standard input the socket reaches this child and no other that may be started at the same time.
     let _ = command.stdin(OwnedFd::from(theirs)).env("_FUSE_COMMFD", "0").stdout(Stdio::null());
-    let _ = command.arg("-o").arg(helper_options(options)).arg("--").arg(at);
-    match unmount::run_helper(command, HELPER_WITHIN)? {
-        Helper::Done => receive(&ours).map_err(failed),
-        Helper::Refused(words) => {
+    let _ = command.arg("-o").arg(fusermount_options(options)).arg("--").arg(at);
+    match unmount::run_fusermount(command, FUSERMOUNT_WITHIN)? {
+        Fusermount::Done => receive(&ours).map_err(failed),
+        Fusermount::Refused(words) => {
             let hint = match () {
                 () if words.contains("user_allow_other") => {
                     " (an administrator can allow it in /etc/fuse.conf)"
@@ -100,7 +100,7 @@ fn mount_through_helper(at: &Path, options: &Options) -> Result<OwnedFd, MountEr
     }
 }
 
-fn helper_options(options: &Options) -> String {
+fn fusermount_options(options: &Options) -> String {
     let quoted = |text: &str| text.replace('\\', r"\\").replace(',', r"\,");
     let mut list = format!(
         "ro,nosuid,nodev,noexec,max_read={READ_MAX},fsname={},subtype={}",
@@ -117,7 +117,7 @@ fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
     let mut byte = [0_u8; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    // The helper has ended, so all that it sent is here already.
+    // It has ended, so all that it sent is here already.
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let _ = recvmsg(socket, &mut [io::IoSliceMut::new(&mut byte)], &mut control, flags)?;
     for message in control.drain() {
@@ -135,13 +135,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn f7_the_helper_is_always_asked_for_a_harmless_mount() {
+    fn f7_fusermount_is_always_asked_for_a_harmless_mount() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut options = Options::new("afterimage", runtime.handle().clone());
         options.source = r"a,b\c".into();
-        let plain = helper_options(&options);
+        let plain = fusermount_options(&options);
         assert_eq!(plain, r"ro,nosuid,nodev,noexec,max_read=1048576,fsname=a\,b\\c,subtype=afterimage");
         options.allow_other = true;
-        assert_eq!(helper_options(&options), plain + ",default_permissions,allow_other");
+        assert_eq!(fusermount_options(&options), plain + ",default_permissions,allow_other");
     }
 }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use self::options::{MountError, MountErrorKind, Options};
+use self::place::Pulse;
 pub use self::signals::stop_signal;
 pub use self::unmount::{Ended, umount};
 use crate::error::Error;
@@ -98,10 +99,10 @@ impl Mount {
         drop(self.ended.clone().wait_for(|ended| *ended).await);
     }
 
-    /// Serves until somebody unmounts it or `stop` comes, whichever is first; in the second case unmounts.
+    /// Serves until `stop` comes, and then unmounts; or until somebody else ends it.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<Ended, MountError> {
         tokio::select! {
-            () = self.ended() => return Ok(Ended::Elsewhere),
+            () = self.ended() => {}
             () = stop => {}
         }
         let ending = tokio::task::spawn_blocking(move || self.unmount());
@@ -116,8 +117,7 @@ impl Mount {
 
     fn end(&mut self, grace: Duration) -> Result<Ended, MountError> {
         if self.has_ended() {
-            self.mounted.forget();
-            return Ok(Ended::Elsewhere);
+            return self.mounted.clear();
         }
         let ended = self.mounted.unmount(grace)?;
         let began = Instant::now();
@@ -223,8 +223,16 @@ impl Mounted {
         Ok(ended)
     }
 
-    fn forget(&mut self) {
+    /// Nobody serves it any more. When somebody unmounted it there is nothing to do; when somebody cut its connection it still lies there,
+    /// dead. A live one in its place is the next one's.
+    fn clear(&mut self) -> Result<Ended, MountError> {
+        let at = &self.entry.at;
+        let is_dead = place::mounted(at)?.as_ref() == Some(&self.entry) && place::pulse(at) == Pulse::Dead;
+        if is_dead {
+            unmount::detach(at)?;
+        }
         self.is_there = false;
+        Ok(if is_dead { Ended::WasDead } else { Ended::Elsewhere })
     }
 
     /// The kernel reads ahead by 128 KiB, which a FUSE mount takes as the size of its largest read. Root may raise it.

@@ -33,14 +33,7 @@ pub(super) fn prepare(mountpoint: &Path, kind: &str, forbidden: &[PathBuf]) -> R
 
 /// Absolute and without symbolic links; the last part is not touched, as a dead mount there cannot be looked at.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, MountError> {
-    let missing = |error: io::Error| {
-        let kind = if error.kind() == io::ErrorKind::PermissionDenied {
-            MountErrorKind::Denied
-        } else {
-            MountErrorKind::Missing
-        };
-        MountError::new(kind, format!("mount on {}: {error}", shown(path)))
-    };
+    let missing = |error| unusable(path, &error);
     let path = std::path::absolute(path).map_err(missing)?;
     if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
         let unlinked = fs::canonicalize(parent).map_err(missing)?.join(name);
@@ -55,6 +48,16 @@ pub(super) fn mounted(at: &Path) -> Result<Option<Entry>, MountError> {
     table::topmost(at).map_err(|error| {
         MountError::new(MountErrorKind::Failed, format!("read the table of mounts: {error}"))
     })
+}
+
+fn unusable(path: &Path, error: &io::Error) -> MountError {
+    let (kind, hint) = match error.kind() {
+        io::ErrorKind::NotFound => (MountErrorKind::Missing, " (make the directory first)"),
+        io::ErrorKind::NotADirectory => (MountErrorKind::Missing, ""),
+        io::ErrorKind::PermissionDenied => (MountErrorKind::Denied, ""),
+        _ => (MountErrorKind::Failed, ""),
+    };
+    MountError::new(kind, format!("use {} as a mountpoint: {error}{hint}", shown(path)))
 }
 
 /// How a mounted file system does.
@@ -106,19 +109,11 @@ fn clear_if_dead(at: &Path, entry: &Entry, kind: &str) -> Result<(), MountError>
 }
 
 fn is_empty_directory(at: &Path) -> Result<(), MountError> {
-    let failed = |error: io::Error| {
-        let kind = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => MountErrorKind::Missing,
-            io::ErrorKind::PermissionDenied => MountErrorKind::Denied,
-            _ => MountErrorKind::Failed,
-        };
-        MountError::new(kind, format!("mount on {}: {error}", shown(at)))
-    };
-    match fs::read_dir(at).map_err(failed)?.next() {
+    match fs::read_dir(at).map_err(|error| unusable(at, &error))?.next() {
         None => Ok(()),
         Some(_) => {
             let words = format!(
-                "mount on {}: the directory is not empty, a mount would hide what is in it",
+                "mount on {}: the directory is not empty and a mount would hide what is in it (choose an empty one)",
                 shown(at)
             );
             Err(MountError::new(MountErrorKind::Refused, words))

@@ -17,7 +17,7 @@ use super::table::{self, Entry, shown};
 use super::{MountError, MountErrorKind};
 
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
-const HELPER_WITHIN: Duration = Duration::from_secs(10);
+const FUSERMOUNT_WITHIN: Duration = Duration::from_secs(10);
 /// How long readers may keep a mount busy that [`umount`] is asked to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -28,7 +28,7 @@ pub enum Ended {
     Cleanly,
     /// It was in use when the grace was over: who used it got an error.
     ByForce,
-    /// Its daemon was gone already.
+    /// Nobody served it any more: its daemon was gone, or somebody had cut its connection. It has been taken away.
     WasDead,
     /// Somebody else had unmounted it.
     Elsewhere,
@@ -101,24 +101,24 @@ fn step(at: &Path, how: Step) -> Result<Took, MountError> {
         Err(Errno::BUSY) => Ok(Took::Nothing),
         // Nothing is mounted there any more.
         Err(Errno::INVAL | Errno::NOENT) => Ok(Took::Away),
-        Err(Errno::PERM) => ask_helper(at, how),
+        Err(Errno::PERM) => ask_fusermount(at, how),
         Err(errno) => Err(failed(at, &errno)),
     }
 }
 
-fn ask_helper(at: &Path, how: Step) -> Result<Took, MountError> {
-    let mut command = Command::new(helper());
+fn ask_fusermount(at: &Path, how: Step) -> Result<Took, MountError> {
+    let mut command = Command::new(fusermount());
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).arg(if how == Step::ByForce {
         "-uz"
     } else {
         "-u"
     });
     let _ = command.arg("--").arg(at);
-    match run_helper(command, HELPER_WITHIN)? {
-        Helper::Done => Ok(Took::Away),
-        Helper::Refused(words) if how == Step::Politely && words.contains("busy") => Ok(Took::Nothing),
-        Helper::Refused(_) if table::topmost(at).is_ok_and(|entry| entry.is_none()) => Ok(Took::Away),
-        Helper::Refused(words) => Err(failed(at, &words)),
+    match run_fusermount(command, FUSERMOUNT_WITHIN)? {
+        Fusermount::Done => Ok(Took::Away),
+        Fusermount::Refused(words) if how == Step::Politely && words.contains("busy") => Ok(Took::Nothing),
+        Fusermount::Refused(_) if table::topmost(at).is_ok_and(|entry| entry.is_none()) => Ok(Took::Away),
+        Fusermount::Refused(words) => Err(failed(at, &words)),
     }
 }
 
@@ -127,7 +127,7 @@ fn failed(at: &Path, why: &dyn std::fmt::Display) -> MountError {
 }
 
 /// The program that mounts for ordinary users.
-pub(super) fn helper() -> &'static str {
+pub(super) fn fusermount() -> &'static str {
     let by_old_name = !on_path("fusermount3") && on_path("fusermount");
     if by_old_name { "fusermount" } else { "fusermount3" }
 }
@@ -137,15 +137,15 @@ fn on_path(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).exists())
 }
 
-/// What the helper said.
-pub(super) enum Helper {
+/// What it said.
+pub(super) enum Fusermount {
     Done,
     Refused(String),
 }
 
 /// Runs it, for no longer than this.
-pub(super) fn run_helper(mut command: Command, within: Duration) -> Result<Helper, MountError> {
-    let name = helper();
+pub(super) fn run_fusermount(mut command: Command, within: Duration) -> Result<Fusermount, MountError> {
+    let name = fusermount();
     let cannot = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => {
             let words = format!(
@@ -171,7 +171,7 @@ pub(super) fn run_helper(mut command: Command, within: Duration) -> Result<Helpe
             }
         }
     };
-    Ok(if status.success() { Helper::Done } else { Helper::Refused(words_of(&mut child)) })
+    Ok(if status.success() { Fusermount::Done } else { Fusermount::Refused(words_of(&mut child)) })
 }
 
 fn words_of(child: &mut Child) -> String {

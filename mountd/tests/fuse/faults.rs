@@ -29,6 +29,19 @@ fn f4_a_panic_costs_one_operation_and_is_counted() {
 }
 
 #[test]
+fn f4_a_panic_while_a_file_is_closed_is_counted_and_harms_nobody() {
+    within(30, || {
+        let mounted = Fixture::new();
+        for round in 1..=4 {
+            assert!(fs::read(mounted.path("panic-on-close")).unwrap() == pattern(0..SIZE));
+            eventually("it is closed", || mounted.stats().value("panics") == round);
+        }
+        assert!(fs::read(mounted.path("bytes")).unwrap() == pattern(0..SIZE), "the daemon lives");
+        eventually("all are closed", || mounted.stats().value("open_files") == 0);
+    });
+}
+
+#[test]
 fn f5_a_read_that_hangs_ends_at_the_deadline_with_eio() {
     within(30, || {
         let mounted = Fixture::with(Odd::default(), |options| options.deadline = Duration::from_millis(400));

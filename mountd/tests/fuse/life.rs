@@ -118,6 +118,21 @@ fn f2_a_lazy_unmount_by_somebody_else_ends_it_when_the_last_reader_is_done() {
 }
 
 #[test]
+fn f2_a_mount_whose_connection_is_cut_is_taken_away() {
+    within(30, || {
+        let (mut mounted, control) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let device = sh("mountpoint -d \"$0\"", mounted.root());
+        let minor = device.trim().split(':').nth(1).unwrap().to_owned();
+        let cut = "mount -t fusectl none \"$0\" && { echo 1 > \"$0/$MINOR/abort\"; umount \"$0\"; }";
+        let _ = sh(&cut.replace("$MINOR", &minor), control.path());
+        let mount = mounted.mount.take().unwrap();
+        let ended = mounted.runtime().block_on(mount.run(std::future::pending())).unwrap();
+        assert_eq!(ended, Ended::WasDead);
+        assert!(!is_mounted(mounted.root()));
+    });
+}
+
+#[test]
 fn f2_a_mount_elsewhere_in_its_place_is_left_alone() {
     within(30, || {
         let mut mounted = Fixture::new();
@@ -194,12 +209,19 @@ fn f3_after_kill_9_readers_fail_at_once_and_the_next_mount_takes_the_place() {
         let held = File::open(daemon.path("later")).unwrap();
         // From here on the kernel knows the root by heart, and says so after the daemon's death, too.
         assert!(fs::metadata(daemon.dir.path()).unwrap().is_dir());
-        let path = daemon.path("hang");
-        let reader = std::thread::spawn(move || errno(fs::read(path)));
-        std::thread::sleep(Duration::from_millis(200));
+        let reader = |i: u64| {
+            let path = daemon.path("hang");
+            std::thread::spawn(move || {
+                errno(File::open(path).and_then(|file| file.read_at(&mut [0; 1], i * SIZE / 100)))
+            })
+        };
+        let readers: Vec<_> = (0..100).map(reader).collect();
+        std::thread::sleep(Duration::from_millis(300));
         daemon.signal("KILL");
         let began = Instant::now();
-        assert!(GONE.contains(&reader.join().unwrap()));
+        for reader in readers {
+            assert!(GONE.contains(&reader.join().unwrap()));
+        }
         assert!(!daemon.wait().success());
         assert_eq!(errno(held.read_at(&mut [0; 1], 0)), 107);
         assert_eq!(errno(fs::metadata(daemon.path("bytes"))), 107);
@@ -222,9 +244,13 @@ fn f3_umount_clears_a_dead_mount() {
         let held = File::open(daemon.path("bytes")).unwrap();
         daemon.signal("KILL");
         let _ = daemon.wait();
-        assert_eq!(umount(daemon.dir.path(), &daemon.kind).unwrap(), Ended::WasDead);
+        let (links, link) = (tempfile::tempdir().unwrap(), "by-another-name");
+        std::os::unix::fs::symlink(daemon.dir.path(), links.path().join(link)).unwrap();
+        assert_eq!(umount(&links.path().join(link), &daemon.kind).unwrap(), Ended::WasDead);
         assert!(!is_mounted(daemon.dir.path()));
         drop(held);
+        let gone = umount(&links.path().join("none"), &daemon.kind).unwrap_err();
+        assert_eq!(gone.kind(), MountErrorKind::Missing);
     });
 }
 

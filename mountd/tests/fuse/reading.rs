@@ -385,3 +385,32 @@ fn a_pipe_and_a_seek_backwards_read_the_same() {
         assert_eq!(sums[0], sums[1]);
     });
 }
+
+/// A loop device that is let go when dropped.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = run("losetup", &["-d", &self.0]);
+    }
+}
+
+#[test]
+fn a_loop_device_over_a_file_shows_its_bytes() {
+    within(60, || {
+        let mounted = Fixture::new();
+        for direct in ["on", "off"] {
+            let (direct, file) = (format!("--direct-io={direct}"), mounted.path("later"));
+            let made = run("losetup", &["--read-only", "--find", "--show", &direct, file.to_str().unwrap()]);
+            if !made.status.success() {
+                println!("SKIPPED no loop device: {}", String::from_utf8_lossy(&made.stderr));
+                return;
+            }
+            let device = Loop(String::from_utf8_lossy(&made.stdout).trim().into());
+            let seen = fs::read(&device.0).unwrap();
+            // A block device is whole sectors.
+            assert_eq!(seen.len() as u64, SIZE / 512 * 512);
+            assert!(seen == pattern(0..SIZE / 512 * 512));
+        }
+    });
+}

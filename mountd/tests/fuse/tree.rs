@@ -36,6 +36,7 @@ pub(crate) enum Node {
     Hang,
     Panic,
     PanicLater,
+    PanicOnClose,
     Short,
     Damaged,
     Sparse,
@@ -61,12 +62,13 @@ pub(crate) enum Node {
     Came(u64),
 }
 
-const NAMES_OF_ROOT: [(&str, Node); 25] = [
+const NAMES_OF_ROOT: [(&str, Node); 26] = [
     ("bytes", Node::Bytes),
     ("later", Node::Later),
     ("hang", Node::Hang),
     ("panic", Node::Panic),
     ("panic-later", Node::PanicLater),
+    ("panic-on-close", Node::PanicOnClose),
     ("short", Node::Short),
     ("damaged", Node::Damaged),
     ("sparse", Node::Sparse),
@@ -124,6 +126,15 @@ fn sparse_has_data(offset: u64) -> bool {
 
 /// An open directory is what was in it when it was opened.
 pub(crate) struct Listing(Vec<(OsString, Node)>);
+
+/// An open file.
+pub(crate) struct Open(Node);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        assert!(self.0 != Node::PanicOnClose, "on purpose");
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Odd {
@@ -222,7 +233,7 @@ fn kind_of(node: &Node) -> NodeKind {
 
 impl Tree for Odd {
     type Node = Node;
-    type File = Node;
+    type File = Open;
     type Dir = Listing;
 
     fn root(&self) -> Node {
@@ -272,17 +283,17 @@ impl Tree for Odd {
         Answer::now(entries.collect())
     }
 
-    fn open(&self, node: &Node) -> Answer<OpenFile<Node>> {
+    fn open(&self, node: &Node) -> Answer<OpenFile<Open>> {
         let plain = self.plain.as_ref().filter(|_| *node == Node::Plain);
         let plain = plain.map(|path| OwnedFd::from(std::fs::File::open(path).unwrap()));
-        Answer::now(OpenFile { plain, ..OpenFile::unchanging(*node, self.attr_of(node).size) })
+        Answer::now(OpenFile { plain, ..OpenFile::unchanging(Open(*node), self.attr_of(node).size) })
     }
 
-    fn read(&self, file: &Arc<Node>, offset: u64, len: u32) -> Answer<Bytes> {
+    fn read(&self, file: &Arc<Open>, offset: u64, len: u32) -> Answer<Bytes> {
         let _ = self.reads.fetch_add(1, Ordering::Relaxed);
         let end = offset + u64::from(len);
         let part = |whole: &Bytes| whole.slice(offset as usize..end as usize);
-        match **file {
+        match file.0 {
             Node::Hang => Answer::later(std::future::pending()),
             Node::Panic => panic!("on purpose"),
             Node::PanicLater => Answer::later(async { panic!("on purpose") }),
@@ -308,9 +319,9 @@ impl Tree for Odd {
         }
     }
 
-    fn seek(&self, file: &Arc<Node>, offset: u64, what: Seek) -> Answer<u64> {
-        if **file != Node::Sparse {
-            let size = self.attr_of(file).size;
+    fn seek(&self, file: &Arc<Open>, offset: u64, what: Seek) -> Answer<u64> {
+        if file.0 != Node::Sparse {
+            let size = self.attr_of(&file.0).size;
             return Answer::now(if what == Seek::Data { offset } else { size });
         }
         let mut at = offset;

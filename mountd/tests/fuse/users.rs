@@ -52,9 +52,6 @@ fn f7_others_get_in_only_when_asked_for_and_then_by_the_files_modes() {
     within(30, || {
         let closed = Fixture::new();
         let open = Fixture::with(Odd::default(), |options| options.allow_other = true);
-        for mounted in [&closed, &open] {
-            let_all_in(Path::new("/tmp").join(mounted.root()).parent().unwrap());
-        }
         let look = |mounted: &Fixture| as_nobody("ls \"$0\" && wc -c < \"$0/bytes\"", mounted.root());
         let output = look(&closed);
         assert!(!output.status.success() && said(&output).contains("Permission denied"), "{}", said(&output));
@@ -234,7 +231,7 @@ fn f2_an_ordinary_users_daemon_whose_tree_hangs_ends_in_seconds() {
 fn f7_what_an_ordinary_user_lacks_is_said_in_words() {
     within(60, || {
         let nobodys = Nobodys::new();
-        let mut without_helper = nobodys.command("666");
+        let mut without_fusermount = nobodys.command("666");
         let wrapped = nobodys.dir.path().join("bin");
         fs::create_dir(&wrapped).unwrap();
         for tool in ["unshare", "sh", "mount", "setpriv"] {
@@ -242,7 +239,7 @@ fn f7_what_an_ordinary_user_lacks_is_said_in_words() {
             std::os::unix::fs::symlink(String::from_utf8_lossy(&found.stdout).trim(), wrapped.join(tool))
                 .unwrap();
         }
-        let output = without_helper.env("PATH", &wrapped).output().unwrap();
+        let output = without_fusermount.env("PATH", &wrapped).output().unwrap();
         assert!(!output.status.success());
         assert!(said(&output).contains("fusermount3 is not installed"), "{}", said(&output));
 

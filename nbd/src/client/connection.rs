@@ -85,7 +85,7 @@ impl Pending {
         self.answer.await.unwrap_or_else(|_| Err(self.shared.why_over()))
     }
 
-    /// Waits for the answer of a read and gives its buffer, filled.
+    /// Waits for the answer; a read's gives its buffer, filled, a write's an empty one.
     pub async fn wait(self) -> Result<Vec<u8>> {
         self.answer().await.map(|answer| answer.data)
     }

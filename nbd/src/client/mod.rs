@@ -207,22 +207,28 @@ impl Client {
         Ok(whole.into())
     }
 
-    /// Writes; with `fua` returns when it is durable.
-    pub async fn write(&self, offset: u64, bytes: Bytes, fua: bool) -> Result<()> {
-        self.judge_change("write", offset, bytes.len() as u64)?;
+    /// Starts a write of at most [`Client::request_max`] bytes.
+    pub fn start_write(&self, offset: u64, bytes: Bytes, fua: bool) -> Result<Pending> {
+        let len = bytes.len() as u64;
+        self.judge_change("write", offset, len)?;
+        if bytes.len() > self.request_max() {
+            return Err(self.usage(format!("write {len} bytes in one request")).at(offset));
+        }
         let extended = self.agreed.framing == Framing::Extended;
         let flags = self.fua(fua)? | if extended { cmd_flag::PAYLOAD_LEN } else { 0 };
-        let starts = (0..bytes.len()).step_by(self.request_max());
-        let writes: Vec<Pending> = starts
-            .map(|at| {
-                let payload = bytes.slice(at..bytes.len().min(at + self.request_max()));
-                let (offset, len) = (offset + at as u64, payload.len() as u64);
-                let payload = Some(payload);
-                self.start(Asked { command: cmd::WRITE, flags, offset, len, payload, ..Asked::default() })
-            })
-            .collect();
-        for write in writes {
-            let _done = write.answer().await?;
+        let payload = Some(bytes);
+        Ok(self.start(Asked { command: cmd::WRITE, flags, offset, len, payload, ..Asked::default() }))
+    }
+
+    /// Writes, in as many requests at once as it takes; with `fua` returns when it is durable.
+    pub async fn write(&self, offset: u64, bytes: Bytes, fua: bool) -> Result<()> {
+        self.judge_change("write", offset, bytes.len() as u64)?;
+        let max = self.request_max();
+        let starts = (0..bytes.len()).step_by(max);
+        let cut = |at: usize| bytes.slice(at..bytes.len().min(at + max));
+        let writes = starts.map(|at| self.start_write(offset + at as u64, cut(at), fua));
+        for write in writes.collect::<Result<Vec<_>>>()? {
+            let _nothing = write.wait().await?;
         }
         Ok(())
     }

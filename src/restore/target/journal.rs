@@ -43,7 +43,8 @@ pub enum Begun {
 /// What a restore has done, in memory and in its file.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
+    /// None: nothing is kept.
+    path: Option<PathBuf>,
     bound: Bound,
     done: Mutex<Ranges>,
     /// Held while the file is written, so that an older state never replaces a newer one.
@@ -73,12 +74,17 @@ impl Journal {
             }
         };
         let path = first_writable(&places, &Progress { bound: bound.clone(), done: done.clone() })?;
-        Ok((Journal { path, bound, done: Mutex::new(done), writing: Mutex::new(()) }, begun))
+        Ok((Journal { path: Some(path), bound, done: Mutex::new(done), writing: Mutex::new(()) }, begun))
     }
 
-    /// Where it stands, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// For a target that can't be recognised the next time: nothing is kept, and a restore that was interrupted begins again.
+    pub fn unkept(bound: Bound) -> Journal {
+        Journal { path: None, bound, done: Mutex::default(), writing: Mutex::default() }
+    }
+
+    /// Where it stands, for messages; nowhere if nothing is kept.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// What was done by earlier runs and this one.
@@ -98,17 +104,19 @@ impl Journal {
 
     /// Syncs the target and then writes down what was done before the sync.
     pub fn flush(&self, target: &dyn Target) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
         let _turn = locked(&self.writing);
         let done = self.done();
         target.sync()?;
-        write(&self.path, &encode(&Progress { bound: self.bound.clone(), done }))
+        write(path, &encode(&Progress { bound: self.bound.clone(), done }))
     }
 
     /// The target is complete and was synced: the journal goes.
     pub fn complete(self) -> Result<()> {
-        let what = || format!("remove the restore's journal {}", self.path.display());
-        std::fs::remove_file(&self.path).context(what)?;
-        sync_directory(&self.path).context(what)
+        let Some(path) = &self.path else { return Ok(()) };
+        let what = || format!("remove the restore's journal {}", path.display());
+        std::fs::remove_file(path).context(what)?;
+        sync_directory(path).context(what)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod journal;
 pub mod judge;
 mod local;
+pub mod nbd;
 pub mod open;
 pub mod progress;
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod tests;
 
 pub use facts::{Facts, Guarded};
 pub use judge::{Refusal, Verdict, Wish};
-pub use open::{Opened, open};
+pub use open::{Held, Opened, hold, open};
 
 use crate::error::Result;
 

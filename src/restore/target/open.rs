@@ -29,6 +29,19 @@ pub struct Opened {
     pub verdict: Verdict,
 }
 
+/// A file or device that was judged and is open, exclusively where the kernel allows it.
+#[derive(Debug)]
+pub struct Held {
+    /// Open for reading and writing.
+    pub file: File,
+    /// What is known of it.
+    pub facts: Facts,
+    /// How it was judged.
+    pub verdict: Verdict,
+    /// The directory in which it was made just now.
+    made_in: Option<File>,
+}
+
 /// Opens the target at `path` for a restore, or says why it must not be written. Before it returns `Ok`, nothing of an existing target
 /// was changed; a missing one was made, empty or sparse.
 pub fn open(path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Opened> {
@@ -37,6 +50,17 @@ pub fn open(path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Opened> {
 
 /// The same, on a machine told by others.
 pub fn open_on(machine: &Machine, path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Opened> {
+    let Held { file, facts, verdict, made_in } = hold_on(machine, path, wish, guarded)?;
+    let target = Box::new(Local::new(file, path, wish.size, made_in)?);
+    Ok(Opened { target, facts, verdict })
+}
+
+/// As [`open()`], for somebody who writes by other means than a [`Target`].
+pub fn hold(path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Held> {
+    hold_on(&Machine::here(), path, wish, guarded)
+}
+
+fn hold_on(machine: &Machine, path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Held> {
     let around = Around { machine, guarded };
     match stat_path(path) {
         Ok(stat) => open_existing(path, &stat, wish, around),
@@ -45,7 +69,7 @@ pub fn open_on(machine: &Machine, path: &Path, wish: &Wish, guarded: Guarded<'_>
     }
 }
 
-fn open_existing(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>) -> Result<Opened> {
+fn open_existing(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>) -> Result<Held> {
     let what = || format!("open the target {}", path.display());
     let expected = What::of(stat);
     let exclusive = match expected {
@@ -69,8 +93,7 @@ fn open_existing(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>) -> 
     if verdict.set_size {
         set_size(&file, path, wish.size)?;
     }
-    let target = Box::new(Local::new(file, path, wish.size, None)?);
-    Ok(Opened { target, facts, verdict })
+    Ok(Held { file, facts, verdict, made_in: None })
 }
 
 /// Devices are held for moments when they appear or change (partition scans, RAID assembly): who is busy for longer is in use.
@@ -98,7 +121,7 @@ fn why_not_opened(path: &Path, stat: &Statx, wish: &Wish, around: Around<'_>, er
     })
 }
 
-fn open_missing(path: &Path, wish: &Wish, around: Around<'_>) -> Result<Opened> {
+fn open_missing(path: &Path, wish: &Wish, around: Around<'_>) -> Result<Held> {
     let what = || format!("make the target {}", path.display());
     let Some(name) = path.file_name() else {
         return Err(Error::new(
@@ -116,30 +139,22 @@ fn open_missing(path: &Path, wish: &Wish, around: Around<'_>) -> Result<Opened> 
     // A disk image holds other people's secrets: for its owner only.
     let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(&directory, name, how, Mode::RUSR | Mode::WUSR).context(what)?);
-    let opened = fill_in(path, file, wish, around, &directory);
-    if opened.is_err() {
+    let filled = fill_in(path, &file, wish, around);
+    if filled.is_err() {
         // It is ours and empty; the error that matters is the one we have.
         let _ = rustix::fs::unlinkat(&directory, name, AtFlags::empty());
     }
-    let (target, facts) = opened?;
-    Ok(Opened { target, facts, verdict })
+    Ok(Held { facts: filled?, file, verdict, made_in: Some(directory) })
 }
 
-fn fill_in(
-    path: &Path,
-    file: File,
-    wish: &Wish,
-    around: Around<'_>,
-    directory: &File,
-) -> Result<(Box<dyn Target>, Facts)> {
+fn fill_in(path: &Path, file: &File, wish: &Wish, around: Around<'_>) -> Result<Facts> {
     let what = || format!("make the target {}", path.display());
-    set_size(&file, path, wish.size)?;
-    let stat = stat_fd(&file).context(what)?;
-    let facts = Facts::of(path, &stat, Some(&file), around)?;
+    set_size(file, path, wish.size)?;
+    let stat = stat_fd(file).context(what)?;
+    let facts = Facts::of(path, &stat, Some(file), around)?;
     // Locked as existing targets are, so that others see it is being written.
-    let _ = is_locked(&file);
-    let made_in = directory.try_clone().context(what)?;
-    Ok((Box::new(Local::new(file, path, wish.size, Some(made_in))?), facts))
+    let _ = is_locked(file);
+    Ok(facts)
 }
 
 fn set_size(file: &File, path: &Path, size: u64) -> Result<()> {

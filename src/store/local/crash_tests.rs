@@ -228,11 +228,11 @@ fn a8_after_a_failed_sync_the_handle_writes_no_more_and_asks_for_no_sync() {
             put(writer, "packs/3f/new", BODY).unwrap_or_else(|error| panic!("{what}: {error}"));
             return;
         }
-        assert_eq!(error.kind(), Kind::Refused, "{what}: {error}");
+        assert_eq!(error.kind(), Kind::Unsynced, "{what}: {error}");
         let (syncs, files) = (disk.syncs(), disk.files());
         for text in ["packs/3f/new", "packs/3f/other", "a"] {
             let refusal = put(writer, text, BODY).unwrap_err();
-            assert_eq!(refusal.kind(), Kind::Refused, "{what}");
+            assert_eq!(refusal.kind(), Kind::Unsynced, "{what}");
             assert!(
                 refusal.to_string().contains("writing to /sim ended when it could not sync"),
                 "{refusal}"
@@ -240,7 +240,7 @@ fn a8_after_a_failed_sync_the_handle_writes_no_more_and_asks_for_no_sync() {
         }
         assert_eq!(
             at_once(writer.delete(&name("packs/3f/new"))).unwrap_err().kind(),
-            Kind::Refused,
+            Kind::Unsynced,
             "{what}"
         );
         assert_eq!((disk.syncs(), disk.files()), (syncs, files), "{what}");

@@ -1,10 +1,10 @@
-//! A record as the contract prints it.
+//! A record as people and scripts see it: the JSON of `list`, `show` and `backup`, and of `backup.json` in a mount.
 
-use crate::format::record::{Content, Item, Record};
+use super::record::{Content, Item, Record};
 use serde_json::{Value, json};
 
-/// A backup, as `list`, `show` and `backup` print it.
-pub(super) fn record(record: &Record) -> Value {
+/// A backup, as the contract of the command has it.
+pub fn to_json(record: &Record) -> Value {
     json!({
         "id": record.id,
         "name": record.name,

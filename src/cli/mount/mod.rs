@@ -1,0 +1,204 @@
+//! `mount`: every backup as a read-only file.
+//!
+//! ```text
+//! afterimage mount M  --- the same program again, in the background ---> opens the repository, mounts, listens, says ready
+//!        ^                                                                      serves until SIGTERM or umount
+//!        '---------------- "ready", or the error and its exit code -------------'
+//! ```
+//!
+//! A password is asked for in front and handed over through a private line; it is in no argument and no file.
+
+mod figures;
+mod tree;
+
+use super::args::Mount as Args;
+use super::context::Context;
+use super::control::{self, Control};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::image::Engine;
+use crate::repo::Repository;
+use crate::seal::Password;
+use crate::view::View;
+use afterimage_mountd::background::{Child, NotReady, Ready, spawn_and_wait_ready};
+use afterimage_mountd::mount::{MountErrorKind, stop_signal};
+use afterimage_mountd::{Mount, MountError, Options, systemd};
+use figures::Figures;
+use serde_json::json;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tree::Mounted;
+use zeroize::Zeroizing;
+
+/// Our mounts are of the type `fuse.afterimage`.
+pub(super) const KIND: &str = "afterimage";
+/// How long the background process may take to be ready: opening a far repository with a slow password.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    match Child::of_this_process().context(|| "start in the background")? {
+        Some(child) => run_child(context, args, child),
+        None if args.foreground => {
+            let serving = Serving::start(context, args, &mut || context.ask_password())?;
+            announce(context, &serving)?;
+            serving.until_stopped(context)
+        }
+        None => run_parent(context, args),
+    }
+}
+
+fn run_parent(context: &Context, args: &Args) -> Result<u8> {
+    let store = context.store()?.store;
+    let needs_password = context.runtime().block_on(Repository::needs_password(&store))?;
+    let password = if needs_password { context.ask_password()? } else { Zeroizing::new(Vec::new()) };
+    match spawn_and_wait_ready(std::env::args_os().skip(1), &password, READY_WITHIN) {
+        Ok(Ready { words, process }) => {
+            let mountpoint = words.as_str();
+            context.print(
+                || json!({ "mountpoint": mountpoint, "pid": process.id() }),
+                || format!("mounted at {mountpoint}; afterimage umount {mountpoint} ends it\n"),
+            )?;
+            Ok(0)
+        }
+        Err(NotReady::Failed { code, words }) => Err(Error::new(kind_of_code(code), words)),
+        Err(other) => {
+            Err(Error::new(Kind::Unreachable, format!("mount on {}: {other}", args.mountpoint.display())))
+        }
+    }
+}
+
+fn run_child(context: &Context, args: &Args, mut child: Child) -> Result<u8> {
+    let password: Password = Zeroizing::new(child.handed_over());
+    let started = Serving::start(context, args, &mut || Ok(password.clone()));
+    let serving = match started {
+        Ok(serving) => serving,
+        Err(error) => {
+            // The parent says it; when it is gone, nobody is left to hear it.
+            let _unheard = child.failed(code_of_kind(error.kind()), &error.to_string());
+            std::process::exit(error.kind().exit_code().into());
+        }
+    };
+    let log = open_log(&serving);
+    let at = serving.mount.mountpoint().display().to_string();
+    child.ready(&at, log.as_ref()).context(|| "tell that the mount is ready")?;
+    serving.until_stopped(context)
+}
+
+/// Where the background process writes what it has to say. Made anew by each mount.
+fn open_log(serving: &Serving) -> Option<File> {
+    let folder = super::locations::state().join("log");
+    let name = serving.control.path().file_stem()?.to_owned();
+    std::fs::create_dir_all(&folder).ok()?;
+    File::create(folder.join(name).with_extension("log")).ok()
+}
+
+fn announce(context: &Context, serving: &Serving) -> Result<()> {
+    let at = serving.mount.mountpoint();
+    if let Err(error) = systemd::ready(&format!("mounted at {}", at.display())) {
+        tracing::warn!("tell the service manager that the mount is ready: {error}");
+    }
+    context.print(
+        || json!({ "mountpoint": at, "pid": std::process::id() }),
+        || format!("mounted at {}\n", at.display()),
+    )
+}
+
+/// A mount and what belongs to it.
+struct Serving {
+    mount: Mount,
+    control: Control,
+}
+
+impl Serving {
+    fn start(context: &Context, args: &Args, ask: &mut dyn FnMut() -> Result<Password>) -> Result<Serving> {
+        let repository = context.repository_by(ask)?;
+        let engine = Engine::new(repository, context.runtime().clone(), context.global.memory)?;
+        let view = View::new(Arc::clone(&engine));
+        let warm = view.clone();
+        // Who looks first finds the list on its way, or there.
+        drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
+        let mount = mount(context, args, view)?;
+        let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine);
+        let path = control::path_for(mount.mountpoint())?;
+        let control =
+            Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))?;
+        Ok(Serving { mount, control })
+    }
+
+    fn until_stopped(self, context: &Context) -> Result<u8> {
+        let Serving { mount, control } = self;
+        let at = mount.mountpoint().to_owned();
+        let ended = context.runtime().block_on(async {
+            let stop = stop_signal().context(|| "listen for signals")?;
+            let stop = async {
+                stop.await;
+                let _unheard = systemd::stopping();
+            };
+            mount.run(stop).await.map_err(|error| of_mount_error(&error))
+        });
+        drop(control);
+        tracing::info!("{} is unmounted: {:?}", at.display(), ended?);
+        Ok(0)
+    }
+}
+
+fn mount(context: &Context, args: &Args, view: View) -> Result<Mount> {
+    let mut options = Options::new(KIND, context.runtime().clone());
+    options.allow_other = args.allow_other;
+    options.source = format!("afterimage:{}", context.place()?);
+    options.forbidden = context.directory().into_iter().filter(|directory| directory.is_dir()).collect();
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let tree = Arc::new(Mounted { view, uid, gid });
+    Mount::start(tree, Path::new(&args.mountpoint), options).map_err(|error| of_mount_error(&error))
+}
+
+/// The one table from what `mountd` says to what the command says.
+pub(super) fn of_mount_error(error: &MountError) -> Error {
+    let kind = match error.kind() {
+        MountErrorKind::Missing | MountErrorKind::NotMounted => Kind::Missing,
+        MountErrorKind::Refused => Kind::Refused,
+        MountErrorKind::Denied => Kind::Denied,
+        MountErrorKind::Unsupported => Kind::Unsupported,
+        MountErrorKind::Failed => Kind::Unreachable,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// An error goes from the background to the front as its kind and its words.
+const KINDS: [Kind; 12] = [
+    Kind::Unreachable,
+    Kind::Missing,
+    Kind::Corrupt,
+    Kind::Full,
+    Kind::Busy,
+    Kind::Denied,
+    Kind::Refused,
+    Kind::Unsupported,
+    Kind::Source,
+    Kind::Target,
+    Kind::Usage,
+    Kind::Interrupted,
+];
+
+fn code_of_kind(kind: Kind) -> u8 {
+    let place = KINDS.iter().position(|known| *known == kind);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+}
+
+fn kind_of_code(code: u8) -> Kind {
+    KINDS.get(usize::from(code)).copied().unwrap_or(Kind::Unreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_the_background_ends_the_command_as_one_in_front_would() {
+        for kind in KINDS {
+            assert_eq!(kind_of_code(code_of_kind(kind)), kind);
+        }
+        assert_eq!(kind_of_code(255), Kind::Unreachable);
+    }
+}

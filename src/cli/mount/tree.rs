@@ -1,0 +1,302 @@
+//! The view as what `mountd` serves. The only file that knows both.
+//!
+//! What the view knows is answered at once: names while its list is young, and bytes that are in memory. Everything else waits.
+
+use crate::error::{Error, Kind};
+use crate::view::{Contents, Facts, File, Find, Node, Shown, Sort, View, YOUNG};
+use afterimage_mountd::Tree;
+use afterimage_mountd::error::{Error as MountError, Kind as MountKind};
+use afterimage_mountd::tree::{
+    Answer, Attr, DirEntry, Entry, FOREVER, NodeKind, OpenDir, OpenFile, Page, Seek, Space, Time,
+};
+use bytes::Bytes;
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The extended attribute that names the backup.
+const ID: &str = "user.afterimage.id";
+
+/// The view with an owner: whose its files seem to be.
+pub(in crate::cli) struct Mounted {
+    pub(in crate::cli) view: View,
+    pub(in crate::cli) uid: u32,
+    pub(in crate::cli) gid: u32,
+}
+
+/// A directory as it was when it was opened.
+pub(in crate::cli) struct Dir {
+    contents: Arc<Contents>,
+    node: Node,
+}
+
+impl Tree for Mounted {
+    type Node = Node;
+    type File = File;
+    type Dir = Dir;
+
+    fn root(&self) -> Node {
+        Node::Root
+    }
+
+    fn lookup(&self, dir: &Node, name: &OsStr) -> Answer<Entry<Node>> {
+        let Some(name) = name.to_str().map(str::to_owned) else { return missing() };
+        let (dir, owner) = (dir.clone(), self.owner());
+        self.look().then(move |look| match look.contents.lookup(&dir, &name) {
+            Some(node) => owner.attr_of(&look, &node).then(move |attr| {
+                let keeps = keeps(&dir);
+                Answer::now(Entry { node, attr, keeps })
+            }),
+            None => missing(),
+        })
+    }
+
+    fn attr(&self, node: &Node) -> Answer<Attr> {
+        let (node, owner) = (node.clone(), self.owner());
+        self.look().then(move |look| owner.attr_of(&look, &node))
+    }
+
+    fn readlink(&self, node: &Node) -> Answer<Bytes> {
+        let node = node.clone();
+        self.look().then(move |look| match look.contents.target(&node) {
+            Some(target) => Answer::now(target.into()),
+            None => missing(),
+        })
+    }
+
+    fn opendir(&self, node: &Node) -> Answer<OpenDir<Dir>> {
+        let node = node.clone();
+        self.look().then(move |look| {
+            let keep = node.is_unchanging();
+            Answer::now(OpenDir { dir: Dir { contents: look.contents, node }, keep })
+        })
+    }
+
+    fn readdir(&self, dir: &Arc<Dir>, after: u64, page: Page) -> Answer<Vec<DirEntry<Node>>> {
+        let from = usize::try_from(after).unwrap_or(usize::MAX);
+        let entries = dir.contents.entries(&dir.node, from).take(page.room).zip(after + 1..);
+        let owner = self.owner();
+        let entry = |(entry, cursor): (crate::view::Entry, u64)| {
+            let facts = dir.contents.facts(&entry.node)?;
+            // How long a record is takes reading it, which is done for all of a page at once.
+            let known = page.attributes && !matches!(entry.node, Node::Record(_));
+            let attr = known.then(|| owner.attr(&facts, &entry.node));
+            let ready = attr.map(|attr| Entry { node: entry.node, attr, keeps: keeps(&dir.node) });
+            Some(DirEntry {
+                name: entry.name.into(),
+                ino: facts.number,
+                kind: kind_of(facts.sort),
+                cursor,
+                entry: ready,
+            })
+        };
+        Answer::now(entries.filter_map(entry).collect())
+    }
+
+    fn open(&self, node: &Node) -> Answer<OpenFile<File>> {
+        match node {
+            Node::Image(shown, number) => match self.view.open_image(shown, *number) {
+                Ok(file) => opened(file),
+                Err(error) => failed(&error),
+            },
+            Node::Record(shown) => {
+                let (view, shown) = (self.view.clone(), Arc::clone(shown));
+                Answer::later(
+                    async move { view.open_record(&shown).await.map_err(|error| translate(&error)) },
+                )
+                .then(opened)
+            }
+            _ => Answer::fail(MountKind::IsDirectory, "not a file"),
+        }
+    }
+
+    fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Answer<Bytes> {
+        let len = len as usize;
+        match file.read_now(offset, len) {
+            Some(now) => Answer::Now(now.map_err(|error| translate(&error))),
+            None => {
+                let file = Arc::clone(file);
+                Answer::later(async move { file.read(offset, len).await.map_err(|error| translate(&error)) })
+            }
+        }
+    }
+
+    fn seek(&self, file: &Arc<File>, offset: u64, what: Seek) -> Answer<u64> {
+        let file = Arc::clone(file);
+        let what = match what {
+            Seek::Data => Find::Data,
+            Seek::Hole => Find::Hole,
+        };
+        Answer::later(async move {
+            let found = file.find(offset, what).await.map_err(|error| translate(&error))?;
+            found.ok_or_else(|| MountError::new(MountKind::PastEnd, "there is a hole up to the end"))
+        })
+    }
+
+    fn xattrs(&self, node: &Node) -> Answer<Vec<OsString>> {
+        Answer::now(shown(node).map(|_| ID.into()).into_iter().collect())
+    }
+
+    fn xattr(&self, node: &Node, name: &OsStr) -> Answer<Bytes> {
+        match shown(node) {
+            Some(shown) if name == ID => Answer::now(shown.backup.id.to_string().into()),
+            _ => Answer::fail(MountKind::NoAttribute, "no such attribute"),
+        }
+    }
+
+    fn space(&self) -> Answer<Space> {
+        self.look().then(|look| {
+            Answer::now(Space { bytes: look.contents.allocated, files: look.contents.ids().len() as u64 })
+        })
+    }
+}
+
+/// What people see at one moment.
+struct Look {
+    view: View,
+    contents: Arc<Contents>,
+}
+
+/// Whose files they seem to be.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl Mounted {
+    fn owner(&self) -> Owner {
+        Owner { uid: self.uid, gid: self.gid }
+    }
+
+    fn look(&self) -> Answer<Look> {
+        let view = self.view.clone();
+        match view.now() {
+            Some(contents) => Answer::now(Look { view, contents }),
+            None => Answer::later(async move {
+                let contents = view.look().await.map_err(|error| translate(&error))?;
+                Ok(Look { view, contents })
+            }),
+        }
+    }
+}
+
+impl Owner {
+    fn attr_of(self, look: &Look, node: &Node) -> Answer<Attr> {
+        let Some(facts) = look.contents.facts(node) else { return missing() };
+        let Node::Record(shown) = node else { return Answer::now(self.attr(&facts, node)) };
+        let with_len = {
+            let node = node.clone();
+            move |json: Bytes| {
+                let size = json.len() as u64;
+                self.attr(&Facts { size, allocated: size, ..facts }, &node)
+            }
+        };
+        match look.view.record_now(&shown.backup) {
+            Some(json) => Answer::now(with_len(json)),
+            None => {
+                let (view, shown) = (look.view.clone(), Arc::clone(shown));
+                Answer::later(async move {
+                    view.record(&shown.backup).await.map(with_len).map_err(|error| translate(&error))
+                })
+            }
+        }
+    }
+
+    fn attr(self, facts: &Facts, node: &Node) -> Attr {
+        let time = time_of(facts.time);
+        Attr {
+            mode: if facts.sort == Sort::Link { 0o777 } else { Attr::new(0, kind_of(facts.sort), 0).mode },
+            nlink: facts.links,
+            uid: self.uid,
+            gid: self.gid,
+            blocks: facts.allocated.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            keeps: if node.is_unchanging() { FOREVER } else { YOUNG },
+            ..Attr::new(facts.number, kind_of(facts.sort), facts.size)
+        }
+    }
+}
+
+/// For how long the names of a directory stand for what they stand for.
+fn keeps(dir: &Node) -> Duration {
+    match dir {
+        Node::Root | Node::Backup(_) => FOREVER,
+        _ => YOUNG,
+    }
+}
+
+fn shown(node: &Node) -> Option<&Arc<Shown>> {
+    match node {
+        Node::Backup(shown) | Node::Record(shown) | Node::Image(shown, _) => Some(shown),
+        _ => None,
+    }
+}
+
+fn opened(file: File) -> Answer<OpenFile<File>> {
+    let size = file.size();
+    Answer::now(OpenFile::unchanging(file, size))
+}
+
+fn kind_of(sort: Sort) -> NodeKind {
+    match sort {
+        Sort::Directory => NodeKind::Directory,
+        Sort::File => NodeKind::File,
+        Sort::Link => NodeKind::Symlink,
+    }
+}
+
+fn time_of(time: jiff::Timestamp) -> Time {
+    let nanos = time.subsec_nanosecond();
+    let secs = time.as_second() - i64::from(nanos < 0);
+    Time { secs, nanos: nanos.rem_euclid(1_000_000_000).unsigned_abs() }
+}
+
+fn missing<A>() -> Answer<A> {
+    Answer::fail(MountKind::Missing, "no such backup or file")
+}
+
+fn failed<A>(error: &Error) -> Answer<A> {
+    Answer::Now(Err(translate(error)))
+}
+
+/// The one table from our errors to those of the mount. What the *store* lacks or denies is a failed read of a file that is there.
+fn translate(error: &Error) -> MountError {
+    let kind = match error.kind() {
+        Kind::Corrupt => MountKind::Damaged,
+        Kind::Usage => MountKind::Invalid,
+        Kind::Refused => MountKind::Denied,
+        Kind::Unsupported => MountKind::Unsupported,
+        Kind::Interrupted => MountKind::Interrupted,
+        Kind::Missing
+        | Kind::Full
+        | Kind::Busy
+        | Kind::Unreachable
+        | Kind::Denied
+        | Kind::Source
+        | Kind::Target
+        | Kind::Unsynced => MountKind::Failed,
+    };
+    MountError::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c7_what_the_store_lacks_is_an_input_error_and_never_a_missing_file() {
+        for kind in [Kind::Missing, Kind::Corrupt, Kind::Unreachable, Kind::Denied, Kind::Busy] {
+            assert_eq!(translate(&Error::new(kind, "read a chunk")).kind().errno(), 5, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn times_before_1970_count_their_nanoseconds_forward() {
+        let time = |text: &str| time_of(text.parse().unwrap());
+        assert_eq!(time("1970-01-01T00:00:01.5Z"), Time { secs: 1, nanos: 500_000_000 });
+        assert_eq!(time("1969-12-31T23:59:58.5Z"), Time { secs: -2, nanos: 500_000_000 });
+    }
+}

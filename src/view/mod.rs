@@ -1,0 +1,109 @@
+//! The tree that people browse: every backup as a read-only image file.
+//!
+//! ```text
+//! volumes/<name>/<time>/disk.img      the image (several: each under its item's name)
+//! volumes/<name>/<time>/backup.json   the record
+//! volumes/<name>/latest -> <time>
+//! sets/<name>/...                     the same for backups that hold images and trees
+//! ids/<id> -> ../volumes/<name>/<time>
+//! ```
+//!
+//! repository -> [`Contents`] (which backups there are, never changing) -> [`Node`] (one file) -> [`File`] (its bytes)
+//!
+//! [`View`] holds the contents and sees to it that they are young. Everything else here is plain: it takes contents and gives
+//! an answer. **Invariant:** knows neither FUSE nor HTTP, and writes nothing.
+
+mod contents;
+mod file;
+mod name;
+mod node;
+mod number;
+mod refresh;
+
+pub use contents::{Backup, Contents, Group, ImageItem, Kind, Shown, time_name};
+pub use file::{File, Find};
+pub use name::{escape, unescape};
+pub use node::{Entry, Facts, Node, Sort};
+pub use refresh::YOUNG;
+
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::format::BackupId;
+use crate::format::shown::to_json;
+use crate::image::{Engine, Image, Map};
+use bytes::Bytes;
+use lru::LruCache;
+use refresh::Kept;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many `backup.json` are kept: who looks at one opens it next.
+const RECORDS_KEPT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not zero");
+/// Longer ones are made anew each time.
+const RECORD_LEN_KEPT: usize = 64 * 1024;
+
+/// The tree over one repository. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    engine: Arc<Engine>,
+    kept: Arc<Kept>,
+    records: Arc<Mutex<LruCache<BackupId, Bytes>>>,
+}
+
+impl View {
+    /// A view of what the engine reads from.
+    pub fn new(engine: Arc<Engine>) -> View {
+        let kept = Kept::new(Arc::clone(engine.repository()), engine.runtime().clone());
+        View { engine, kept, records: Arc::new(Mutex::new(LruCache::new(RECORDS_KEPT))) }
+    }
+
+    /// Which backups there are, if that was known some seconds ago. Never waits.
+    pub fn now(&self) -> Option<Arc<Contents>> {
+        self.kept.now()
+    }
+
+    /// Which backups there are.
+    pub async fn look(&self) -> Result<Arc<Contents>> {
+        self.kept.look().await
+    }
+
+    /// What reads the images.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// A backup's `backup.json`, if it was looked at lately.
+    pub fn record_now(&self, backup: &Backup) -> Option<Bytes> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).get(&backup.id).cloned()
+    }
+
+    /// A backup's `backup.json`.
+    pub async fn record(&self, backup: &Backup) -> Result<Bytes> {
+        if let Some(json) = self.record_now(backup) {
+            return Ok(json);
+        }
+        let record = self.engine.repository().record(backup.id).await?;
+        let json = serde_json::to_string_pretty(&to_json(&record))
+            .map_err(|error| Error::new(ErrorKind::Unsupported, "write a record as JSON").caused_by(error))?;
+        let json = Bytes::from(json + "\n");
+        if json.len() <= RECORD_LEN_KEPT {
+            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let _before = records.put(backup.id, json.clone());
+        }
+        Ok(json)
+    }
+
+    /// Opens an image.
+    pub fn open_image(&self, shown: &Shown, number: usize) -> Result<File> {
+        let image = shown.backup.images.get(number);
+        let missing = || Error::new(ErrorKind::Missing, "there is no such image in the backup");
+        let ImageItem { root, size, .. } = image.ok_or_else(missing)?;
+        let image = Image::new(Arc::clone(&self.engine), Map { root: *root, len: *size });
+        Ok(File::image(image))
+    }
+
+    /// Opens `backup.json`.
+    pub async fn open_record(&self, shown: &Shown) -> Result<File> {
+        let json = self.record(&shown.backup).await;
+        json.map(File::bytes).context(|| format!("open the record of backup {}", shown.backup.id))
+    }
+}
