@@ -73,6 +73,15 @@ impl Repository {
     }
 
     async fn record_bytes(&self, id: BackupId, copies: Option<&State>) -> Result<Record> {
+        self.record_json(id, copies).await.map(|(record, _)| record)
+    }
+
+    /// A record, and its JSON as it is stored, which may say more than this build knows.
+    async fn record_json(
+        &self,
+        id: BackupId,
+        copies: Option<&State>,
+    ) -> Result<(Record, crate::seal::Verified)> {
         let parts = self.object_here_or_there(SealKind::Record, id.into(), copies).await?;
         let [part] = parts.as_slice() else {
             let count = Error::from(Corrupt::Count { table: parts.len() as u64, trailer: 1 });
@@ -80,7 +89,11 @@ impl Repository {
         };
         let record = Record::parse(part).map_err(Error::from).and_then(|record| {
             let same = record.id == id && record.repository == self.id();
-            if same { Ok(record) } else { Err(Corrupt::OtherName { found: record.id.to_string() }.into()) }
+            if same {
+                Ok((record, part.clone()))
+            } else {
+                Err(Corrupt::OtherName { found: record.id.to_string() }.into())
+            }
         });
         record.context(|| format!("read the record of backup {id}"))
     }
@@ -132,7 +145,8 @@ impl Repository {
             if catalogues.superseded.contains(&id) {
                 continue;
             }
-            match self.read_catalogue(id, copies, &mut records).await {
+            let mut take = |record: Record, _: &[u8]| drop(records.insert(record.id, record));
+            match self.read_catalogue(id, copies, &mut take).await {
                 Ok((replaces, count)) => {
                     catalogues.superseded.extend(replaces);
                     catalogues.needed.push((id, count));
@@ -147,7 +161,7 @@ impl Repository {
         &self,
         id: ObjectId,
         copies: Option<&State>,
-        records: &mut HashMap<BackupId, Record>,
+        take: &mut (dyn FnMut(Record, &[u8]) + Send),
     ) -> Result<(Vec<ObjectId>, usize)> {
         let parts = self.object_here_or_there(SealKind::Catalog, id, copies).await?;
         let Some((first, rest)) = parts.split_first() else { return Ok((Vec::new(), 0)) };
@@ -157,7 +171,7 @@ impl Repository {
                 let record = Record::parse(json)?;
                 if record.id == backup && record.repository == self.id() {
                     count += 1;
-                    let _before = records.insert(backup, record);
+                    take(record, json);
                 }
             }
         }
@@ -177,9 +191,13 @@ impl Repository {
         if loose.len() < LOOSE_MAX {
             return Ok(());
         }
-        let mut merged: Vec<Record> = Vec::new();
-        for (_, read) in self.read_records(loose, Some(&copies)).await {
-            merged.extend(read.ok());
+        let live: HashSet<BackupId> = ids.into_iter().collect();
+        let mut merged = Merged::new();
+        for some in loose.chunks(AT_ONCE) {
+            let futures = some.iter().map(|&id| self.record_json(id, Some(&copies)));
+            for (record, json) in crate::repo::together(futures).await.into_iter().flatten() {
+                let _new = merged.insert(in_order(&record), json.to_vec());
+            }
         }
         let mut size = merged.len();
         let mut supersedes: Vec<ObjectId> = catalogues.superseded.iter().copied().collect();
@@ -189,22 +207,18 @@ impl Repository {
             if count > size.saturating_mul(2) {
                 break;
             }
-            let mut records = HashMap::new();
-            let _read = self.read_catalogue(id, Some(&copies), &mut records).await?;
-            merged.extend(records.into_values());
+            let mut take = |record: Record, json: &[u8]| {
+                if live.contains(&record.id) {
+                    let _same = merged.insert(in_order(&record), json.to_vec());
+                }
+            };
+            let _read = self.read_catalogue(id, Some(&copies), &mut take).await?;
             supersedes.push(id);
             size += count;
         }
-        let live: HashSet<BackupId> = ids.into_iter().collect();
-        merged.retain(|record| live.contains(&record.id));
-        merged.sort_by_key(|record| (record.time, record.written, record.id));
-        let written: Vec<(BackupId, Vec<u8>)> = merged
-            .iter()
-            .filter_map(|record| Some((record.id, record.write().ok()?)))
-            .filter(|(_, json)| json.len() <= RECORD_LEN_HERE_MAX)
-            .collect();
+        merged.retain(|_, json| json.len() <= RECORD_LEN_HERE_MAX);
         let mut parts = vec![write_supersedes(&supersedes)];
-        parts.extend(write_parts(written.iter().map(|(id, json)| (*id, json.as_slice()))));
+        parts.extend(write_parts(merged.iter().map(|((_, _, id), json)| (*id, json.as_slice()))));
         let _len = self.put_object(SealKind::Catalog, random_id()?, &parts).await?;
         Ok(())
     }
@@ -214,4 +228,13 @@ impl Repository {
 struct Catalogues {
     needed: Vec<(ObjectId, usize)>,
     superseded: HashSet<ObjectId>,
+}
+
+/// What backups are ordered by.
+type Order = (jiff::Timestamp, jiff::Timestamp, BackupId);
+/// Records as they are stored, in the order in which backups are listed.
+type Merged = std::collections::BTreeMap<Order, Vec<u8>>;
+
+fn in_order(record: &Record) -> Order {
+    (record.time, record.written, record.id)
 }
