@@ -141,13 +141,20 @@ impl Repository {
         Ok(Known { segments, overlay, damaged, packs })
     }
 
+    /// The table of a pack that its writer did not live to name in an index; it may not even have lived to see it durable.
+    async fn read_orphan(&self, pack: PackId, len: u64) -> Result<PackRows> {
+        let table = self.read_pack_table(pack, len).await?;
+        self.store.settle(&names::pack(pack)?).await?;
+        Ok(table)
+    }
+
     async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) {
         let indexed: HashSet<[u8; 16]> = segments.packs().into_iter().collect();
         let orphans: Vec<_> = packs.iter().filter(|(pack, _)| !indexed.contains(&pack.0)).collect();
         for some in orphans.chunks(ORPHANS_AT_ONCE) {
             let mut tables = Vec::new();
             for (pack, len) in some {
-                match self.read_pack_table(*pack, *len).await {
+                match self.read_orphan(*pack, *len).await {
                     Ok(table) => tables.push(table),
                     Err(error) => tracing::warn!("{error}; nothing in it is reused"),
                 }
