@@ -10,8 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::index::{parse_supersedes, write_supersedes};
 use crate::format::listing::{RECORD_LEN_HERE_MAX, parse_part, write_parts};
 use crate::format::record::Record;
-use crate::format::{BackupId, Corrupt, ObjectId, ids::SealKind, limits};
-use bytes::Bytes;
+use crate::format::{BackupId, Corrupt, ObjectId, ids::SealKind};
 use std::collections::{HashMap, HashSet};
 
 /// With fewer backups than this, the copies on this machine are not worth opening.
@@ -35,10 +34,24 @@ impl Repository {
     pub async fn list(&self) -> Result<Listing> {
         let ids: Vec<BackupId> = self.backup_ids().await?;
         let copies = (ids.len() >= COPIES_FROM).then(|| State::open(&self.cache));
-        let mut known = match ids.len() {
+        let known = match ids.len() {
             0..LOOSE_MAX => HashMap::new(),
             _ => self.catalogued(copies.as_ref()).await?.0,
         };
+        self.list_with(ids, known, copies.as_ref()).await
+    }
+
+    /// Lists all backups by their records alone: what a catalogue or this machine knows of a record says nothing about the record.
+    pub async fn list_records(&self) -> Result<Listing> {
+        self.list_with(self.backup_ids().await?, HashMap::new(), None).await
+    }
+
+    async fn list_with(
+        &self,
+        ids: Vec<BackupId>,
+        mut known: HashMap<BackupId, Record>,
+        copies: Option<&State>,
+    ) -> Result<Listing> {
         let mut listing = Listing::default();
         let mut missing = Vec::new();
         for id in ids {
@@ -47,7 +60,7 @@ impl Repository {
                 None => missing.push(id),
             }
         }
-        for (id, read) in self.read_records(missing, copies.as_ref()).await {
+        for (id, read) in self.read_records(missing, copies).await {
             match read {
                 Ok(record) => listing.records.push(record),
                 Err(error) if error.kind() == Kind::Missing => {}
@@ -125,12 +138,7 @@ impl Repository {
         if let Some(Ok(parts)) = copy.map(|bytes| self.open_object(kind, id, &bytes)) {
             return Ok(parts);
         }
-        let bytes: Bytes = self
-            .store
-            .get_whole(&name, limits::OBJECT_LEN_MAX.into())
-            .await
-            .context(|| format!("read {name}"))?;
-        let parts = self.open_object(kind, id, &bytes).context(|| format!("read {name}"))?;
+        let (parts, bytes) = self.get_object_bytes(kind, id).await?;
         copies.put_object(&repository, name.as_str(), &bytes);
         Ok(parts)
     }

@@ -3,7 +3,7 @@
 //! A place is a hint: the usual read trusts it and proves the bytes by their seal. Only when that fails is the index asked, then
 //! the table of the pack itself, then any other copy; when nothing helps, the first error stands.
 
-use super::{Repository, names};
+use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::node::Node;
 use crate::format::{ChunkId, Corrupt, PackId, Place, ids::SealKind, limits};
@@ -26,7 +26,7 @@ impl Repository {
 
     /// Gets and opens a chunk; searches for it when it is not where it should be.
     pub async fn chunk(&self, kind: SealKind, id: ChunkId, place: Place) -> Result<Verified> {
-        match self.chunk_at(kind, id, place).await {
+        match once_more(|| self.chunk_at(kind, id, place)).await {
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {
                 self.search(kind, id, place, error).await
             }
@@ -48,25 +48,32 @@ impl Repository {
 
     /// Another copy of a chunk that could not be had at `tried`; `first` if there is none.
     pub async fn search(&self, kind: SealKind, id: ChunkId, tried: Place, first: Error) -> Result<Verified> {
-        let mut places = self.places(id).await;
-        places.extend(self.place_by_table(id, tried.pack).await);
-        places.retain(|place| *place != tried);
-        places.dedup();
-        for place in places {
-            match self.chunk_at(kind, id, place).await {
-                Ok(found) => {
-                    tracing::warn!("{first}; another copy was found in pack {}", place.pack);
-                    return Ok(found);
+        let mut passed = vec![tried];
+        passed.extend(self.place_by_table(id, tried.pack).await);
+        let mut places = passed.split_off(1);
+        // What was stored afresh or moved since the index was read is in a newer one.
+        for newest in [false, true] {
+            places.extend(self.places(id, newest).await);
+            for place in std::mem::take(&mut places) {
+                if passed.contains(&place) {
+                    continue;
                 }
-                Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {}
-                Err(error) => return Err(error),
+                match self.chunk_at(kind, id, place).await {
+                    Ok(found) => {
+                        tracing::warn!("{first}; another copy was found in pack {}", place.pack);
+                        return Ok(found);
+                    }
+                    Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => passed.push(place),
+                    Err(error) => return Err(error),
+                }
             }
         }
         Err(first.as_kind(Kind::Corrupt).hint("afterimage check --read-data names all that is damaged"))
     }
 
-    async fn places(&self, id: ChunkId) -> Vec<Place> {
-        let Ok(index) = self.newest_index().await else { return Vec::new() };
+    async fn places(&self, id: ChunkId, newest: bool) -> Vec<Place> {
+        let index = if newest { self.newest_index().await } else { self.index().await };
+        let Ok(index) = index else { return Vec::new() };
         let place =
             |row: super::segments::Row| Place { pack: PackId(row.pack), offset: row.offset, len: row.len };
         index.lookup(&id.0).into_iter().map(place).collect()

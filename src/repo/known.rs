@@ -137,8 +137,15 @@ impl Repository {
         Ok(Known { segments, overlay, damaged, packs })
     }
 
-    /// Packs that no index speaks of are what an interrupted run has left, or what another one has under way: durable and whole
-    /// either way. They get an index, so that what they hold is reused here and found everywhere.
+    /// The table of a pack that its writer did not live to name in an index; it may not even have lived to see it durable.
+    async fn read_orphan(&self, pack: PackId, len: u64) -> Result<PackRows> {
+        let table = self.read_pack_table(pack, len).await?;
+        self.store.settle(&names::pack(pack)?).await?;
+        Ok(table)
+    }
+
+    /// Packs that no index speaks of are what an interrupted run has left, or what another one has under way. They get an index,
+    /// so that what they hold is reused here and found everywhere.
     async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) -> Result<()> {
         let indexed = segments.packs();
         let orphans: Vec<_> =
@@ -146,7 +153,7 @@ impl Repository {
         for some in orphans.chunks(ORPHANS_AT_ONCE) {
             let mut tables = Vec::new();
             for (pack, len) in some {
-                match self.read_pack_table(*pack, *len).await {
+                match self.read_orphan(*pack, *len).await {
                     Ok(table) => tables.push(table),
                     Err(error) => tracing::warn!("{error}; nothing in it is reused"),
                 }

@@ -21,7 +21,20 @@ pub mod writer;
 
 pub use open::{InitOptions, Repository, SlotLine};
 
+use crate::error::{Kind, Result};
 use std::future::Future;
+
+/// Asks once more for what did not come as it should: bytes that were cut or mixed up on their way look like damage, and damage stays.
+/// The store tries again by itself where it can tell (`store::retry`); a seal can be judged only here.
+pub(crate) async fn once_more<T, F>(ask: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    match ask().await {
+        Err(error) if error.kind() == Kind::Corrupt => ask().await,
+        answer => answer,
+    }
+}
 
 /// Runs a few futures side by side on this task; the answers in their order.
 pub(crate) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {

@@ -3,11 +3,12 @@
 //! Every part is bound to its object, its number and how many there are; see `format::object`. Entered from the files beside this one, which
 //! know what the parts of a record, an index or a catalogue mean.
 
-use super::{Repository, names};
+use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{ObjectId, ids::SealKind, limits, object};
 use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under, Verified, open};
 use crate::store::list_all;
+use bytes::Bytes;
 
 /// A new random id.
 pub(super) fn random_id() -> Result<ObjectId> {
@@ -36,10 +37,21 @@ impl Repository {
 
     /// The parts of an object.
     pub(super) async fn get_object(&self, kind: SealKind, id: ObjectId) -> Result<Vec<Verified>> {
+        self.get_object_bytes(kind, id).await.map(|(parts, _)| parts)
+    }
+
+    /// The same, and the bytes as they are stored.
+    pub(super) async fn get_object_bytes(
+        &self,
+        kind: SealKind,
+        id: ObjectId,
+    ) -> Result<(Vec<Verified>, Bytes)> {
         let name = names::object(kind, id)?;
-        let bytes = self.store.get_whole(&name, limits::OBJECT_LEN_MAX.into()).await;
-        self.open_object(kind, id, &bytes.context(|| format!("read {name}"))?)
-            .context(|| format!("read {name}"))
+        let get = || async {
+            let bytes = self.store.get_whole(&name, limits::OBJECT_LEN_MAX.into()).await?;
+            Ok((self.open_object(kind, id, &bytes)?, bytes))
+        };
+        once_more(get).await.context(|| format!("read {name}"))
     }
 
     /// The parts of an object whose bytes are here.

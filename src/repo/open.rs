@@ -5,9 +5,9 @@
 //! Holds: nothing is derived for a slot whose parameters were not judged; nobody is asked for a password while an open slot is there; a wrong
 //! password has one answer, whichever slot it was tried on.
 
-use super::names;
 use super::objects::random_id;
 use super::segments::Segments;
+use super::{names, once_more};
 use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::config::Config;
@@ -84,22 +84,21 @@ impl Repository {
 
     /// Opens a repository; `ask` is called when no slot opens without a password. `cache` is shared by all repositories.
     pub async fn open(store: AnyStore, cache: &Path, ask: Ask<'_>) -> Result<Repository> {
-        let bytes = store.get_whole(&names::config()?, limits::SMALL_JSON_LEN_MAX.into()).await;
-        let bytes = bytes.map_err(|error| match error.kind() {
-            Kind::Missing => Error::new(Kind::Missing, format!("{} is not a repository", store.place()))
+        let (place, name) = (store.place(), names::config()?);
+        let read = || async {
+            let bytes = store.get_whole(&name, limits::SMALL_JSON_LEN_MAX.into()).await?;
+            Ok(Config::parse(&bytes)?)
+        };
+        let (config, mac) = once_more(read).await.map_err(|error| match error.kind() {
+            Kind::Missing => Error::new(Kind::Missing, format!("{place} is not a repository"))
                 .hint("afterimage init makes one"),
-            _ => error,
+            _ => Err::<(), _>(error).context(|| format!("read {place}/afterimage.json")).unwrap_err(),
         })?;
-        let place = store.place();
-        let read = Config::parse(&bytes).map_err(Error::from);
-        let (config, mac) = read.context(|| format!("read {place}/afterimage.json"))?;
         let slots = read_slots(&store).await?;
-        let master = unlock(config.repository, &slots, ask).context(|| format!("open {place}"))?;
-        let keys = Arc::new(Keys::new(config.repository, &master));
-        if !keys.config_holds(&config.authenticated(), &mac) {
-            let words = format!("read {place}/afterimage.json: it was not written by who holds the key");
-            return Err(Error::new(Kind::Corrupt, words));
-        }
+        let fits = |keys: &Keys| keys.config_holds(&config.authenticated(), &mac);
+        let (master, keys) =
+            unlock(config.repository, &slots, ask, &fits).context(|| format!("open {place}"))?;
+        let keys = Arc::new(keys);
         let cache = cache.join(config.repository.to_string());
         Ok(Repository { store, keys, config, cache, index: tokio::sync::OnceCell::new(), master })
     }
@@ -179,18 +178,27 @@ async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
     let mut slots = Vec::new();
     for listed in list_all(&**store, names::KEYS).await?.into_iter().take(limits::SLOTS_MAX) {
         let Some(id) = names::id_of(&listed.name) else { continue };
-        let bytes = match store.get_whole(&listed.name, limits::SMALL_JSON_LEN_MAX.into()).await {
-            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
-            bytes => bytes,
+        let read = || async {
+            let bytes = store.get_whole(&listed.name, limits::SMALL_JSON_LEN_MAX.into()).await?;
+            Ok(Slot::parse(&bytes)?)
         };
-        let slot = bytes.and_then(|bytes| Slot::parse(&bytes).map_err(Error::from));
-        slots.push((id, slot.context(|| format!("read {}", listed.name))));
+        let slot = once_more(read).await.context(|| format!("read {}", listed.name));
+        match slot {
+            Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(error),
+            slot => slots.push((id, slot)),
+        }
     }
     Ok(slots)
 }
 
-/// Tries what needs no password first. Which slot refused, or why, is not told: a wrong password has one answer.
-fn unlock(repository: RepositoryId, slots: &[(ObjectId, Result<Slot>)], ask: Ask<'_>) -> Result<MasterKey> {
+/// Tries what needs no password first. Which slot refused, or why, is not told: a wrong password has one answer. A key that does
+/// not fit `afterimage.json` (its slot is damaged, or the configuration is) does not keep another slot from opening.
+fn unlock(
+    repository: RepositoryId,
+    slots: &[(ObjectId, Result<Slot>)],
+    ask: Ask<'_>,
+    fits: &dyn Fn(&Keys) -> bool,
+) -> Result<(MasterKey, Keys)> {
     let ours: Vec<(ObjectId, &Slot)> = slots
         .iter()
         .filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?)))
@@ -201,16 +209,22 @@ fn unlock(repository: RepositoryId, slots: &[(ObjectId, Result<Slot>)], ask: Ask
         let newer = damaged.find(|error| error.kind() == Kind::Unsupported).cloned();
         return Err(newer.unwrap_or_else(|| Error::new(Kind::Corrupt, "it has no readable key slot")));
     }
-    for (id, slot) in &ours {
-        if let Ok(Some(master)) = open_slot(slot, *id, None) {
-            return Ok(master);
-        }
+    let mut misfits = false;
+    let mut first_that_fits = |password: Option<&Password>| {
+        ours.iter().find_map(|(id, slot)| {
+            let master = open_slot(slot, *id, password).ok()??;
+            let keys = Keys::new(repository, &master);
+            let fit = fits(&keys);
+            misfits |= !fit;
+            fit.then_some((master, keys))
+        })
+    };
+    let mut opened = first_that_fits(None);
+    let has_password = |(_, slot): &(ObjectId, &Slot)| matches!(slot.lock, Lock::Password { .. });
+    if opened.is_none() && ours.iter().any(has_password) {
+        opened = first_that_fits(Some(&ask()?));
     }
-    let password = ask()?;
-    for (id, slot) in &ours {
-        if let Ok(Some(master)) = open_slot(slot, *id, Some(&password)) {
-            return Ok(master);
-        }
-    }
-    Err(Error::new(Kind::Denied, "no key slot opens with this password"))
+    let misfit = || Error::new(Kind::Corrupt, "afterimage.json was not written by who holds the key");
+    let denied = || Error::new(Kind::Denied, "no key slot opens with this password");
+    opened.ok_or_else(|| if misfits { misfit() } else { denied() })
 }

@@ -4,7 +4,7 @@
 //! in the pieces in which they were sealed and never copied together.
 
 use super::objects::random_id;
-use super::{Repository, names};
+use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::index::PackRows;
 use crate::format::pack::{self, HEADER_LEN, Row, TRAILER_LEN, Trailer};
@@ -197,7 +197,7 @@ impl Repository {
     /// The table of a pack, held to the pack's length, header and trailer.
     pub async fn read_pack_table(&self, id: PackId, pack_len: u64) -> Result<PackRows> {
         let name = names::pack(id)?;
-        let read = async {
+        let read = || async {
             let shortest = u64::from(HEADER_LEN + TRAILER_LEN);
             if pack_len < shortest {
                 return Err(Corrupt::Short.into());
@@ -216,7 +216,7 @@ impl Repository {
             };
             self.open_table(id, &trailer, &sealed)
         };
-        let rows = read.await.context(|| format!("read the table of {name}"))?;
+        let rows = once_more(read).await.context(|| format!("read the table of {name}"))?;
         Ok(PackRows { pack: id, pack_len, rows })
     }
 

@@ -205,6 +205,8 @@ impl Repository {
         }
         objects.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
         let mut superseded = HashSet::new();
+        // Only of what is in the merged one: an object that is too large for it keeps standing for what it took the place of.
+        let mut supersedes: Vec<ObjectId> = Vec::new();
         let mut packs = Vec::new();
         let mut len_sum = 0;
         let mut merged = 0;
@@ -212,19 +214,23 @@ impl Repository {
             if superseded.contains(&id) {
                 continue;
             }
-            let (replaces, says) = self.read_index(id).await?;
-            superseded.extend(replaces.iter().copied());
-            if len_sum + len <= MERGE_LEN_MAX && superseded.len() < limits::SUPERSEDES_MAX as usize / 2 {
+            let (replaces, says) = match self.read_index(id).await {
+                Err(error) if error.kind() == Kind::Corrupt => continue,
+                read => read?,
+            };
+            let fits = len_sum + len <= MERGE_LEN_MAX
+                && supersedes.len() + replaces.len() < limits::SUPERSEDES_MAX as usize;
+            if fits {
                 len_sum += len;
                 merged += 1;
                 packs.extend(says);
-                let _new = superseded.insert(id);
+                supersedes.extend(replaces.iter().copied().chain([id]));
             }
+            superseded.extend(replaces);
         }
         if merged <= INDEXES_MAX {
             return Ok(());
         }
-        let supersedes: Vec<ObjectId> = superseded.into_iter().collect();
         let _merged = self.put_index(&packs, &supersedes).await?;
         Ok(())
     }

@@ -67,6 +67,10 @@ impl Store for Deadline {
         Box::pin(self.watch("stat", name.as_str(), 0, self.inner.stat(name)))
     }
 
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        Box::pin(self.watch("settle", name.as_str(), 0, self.inner.settle(name)))
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         Box::pin(self.watch("put", name.as_str(), body.len(), self.inner.put(name, body)))
     }

@@ -317,6 +317,14 @@ impl Store for Fault {
         })
     }
 
+    /// Goes wrong as a `Stat` does.
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        Box::pin(async move {
+            let _none_of_these = self.begin(Verb::Stat, name.as_str()).await?;
+            self.inner.settle(name).await
+        })
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         Box::pin(async move {
             let harm = self.begin(Verb::Put, name.as_str()).await?;

@@ -112,6 +112,10 @@ impl Store for Limit {
         Box::pin(self.within(0, self.inner.stat(name)))
     }
 
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        Box::pin(self.within(0, self.inner.settle(name)))
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         Box::pin(self.within(body.len(), self.inner.put(name, body)))
     }

@@ -137,6 +137,10 @@ impl Store for MemStore {
         })
     }
 
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        Box::pin(async move { self.object(name).map(drop) })
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         Box::pin(async move { self.publish(name, &body) })
     }

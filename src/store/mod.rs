@@ -114,6 +114,10 @@ pub trait Store: Send + Sync + 'static {
     /// Length and age. `Missing` if there is no such object.
     fn stat<'a>(&'a self, name: &'a Name) -> Fut<'a, Stat>;
 
+    /// Returns once an object that shows is there to stay: who published it may have ended before its name was durable. To be asked
+    /// before anything is built upon an object whose `put` was not seen to return.
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()>;
+
     /// Publishes an object. A name that exists with the same bytes is success; with other bytes it is `Refused`.
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()>;
 

@@ -120,6 +120,12 @@ impl Store for Record {
         Box::pin(self.end(Verb::Stat, self.inner.stat(name), |_| 0))
     }
 
+    /// Counts as a `Stat`.
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        self.begin(Verb::Stat, name.as_str(), None);
+        Box::pin(self.end(Verb::Stat, self.inner.settle(name), |()| 0))
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         self.begin(Verb::Put, name.as_str(), None);
         let len = body.len();

@@ -1,4 +1,4 @@
-//! Trying again: the only place that does.
+//! Trying again: the only place that does, but for what only a key can judge (`repo` asks for that once more).
 //!
 //! Tried again is what may pass (`Kind::may_pass`), and once what came broken: a transfer that was cut looks like damage, and
 //! damage stays. Pauses grow and are jittered, and are as long as the store asked for (`ComeBack`). The whole has a deadline.
@@ -193,6 +193,11 @@ impl Store for Retry {
     fn stat<'a>(&'a self, name: &'a Name) -> Fut<'a, Stat> {
         let call = Call { what: "stat", object: name.as_str(), len: (0, 0) };
         Box::pin(self.persist(call, || self.inner.stat(name)))
+    }
+
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        let call = Call { what: "settle", object: name.as_str(), len: (0, 0) };
+        Box::pin(self.persist(call, || self.inner.settle(name)))
     }
 
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {

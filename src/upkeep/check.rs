@@ -16,8 +16,11 @@ use crate::repo::segments::Segments;
 use crate::repo::{Repository, names};
 use crate::store::list_all;
 use std::collections::HashSet;
+use std::fs::File;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
 /// How thorough a check is.
@@ -87,7 +90,7 @@ pub fn check(
 ) -> Result<Report> {
     let repository = engine.repository();
     // In the order opposite to publication: what becomes visible meanwhile is not blamed for packs that were not listed yet.
-    let listing = runtime.block_on(repository.list())?;
+    let listing = runtime.block_on(repository.list_records())?;
     let indexes = runtime.block_on(repository.index_objects())?;
     let listed = runtime.block_on(list_all(&*repository.store, names::PACKS))?;
     let mut packs: Vec<(PackId, u64)> =
@@ -95,7 +98,7 @@ pub fn check(
     packs.sort_unstable();
     progress.expect(packs.iter().map(|(_, len)| len).sum());
     let scratch = Scratch::new(repository)?;
-    let truth = Segments::open(&scratch.0);
+    let truth = Segments::open(&scratch.path);
     let findings = check_packs(repository, runtime, &packs, options.read_percent, &truth, progress, cancel)?;
     let report = Report {
         packs: packs.len() as u64,
@@ -133,21 +136,55 @@ pub fn check(
     Ok(check.report)
 }
 
-/// A folder for the truth, which may be larger than memory; gone with the check.
-struct Scratch(std::path::PathBuf);
+/// A folder for the truth, which may be larger than memory; gone with the check. It is new and locked: what a check that was killed
+/// left (its process number may be ours) is no truth any more, and is removed.
+struct Scratch {
+    path: PathBuf,
+    _lock: File,
+}
+
+const SCRATCH: &str = "check-";
 
 impl Scratch {
     fn new(repository: &Repository) -> Result<Scratch> {
-        let path = repository.cache.join(format!("check-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
-        Ok(Scratch(path))
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let words = || format!("make a folder in {}", repository.cache.display());
+        let made = || -> std::io::Result<Scratch> {
+            std::fs::create_dir_all(&repository.cache)?;
+            sweep(&repository.cache);
+            loop {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                let path = repository.cache.join(format!("{SCRATCH}{}-{number}", std::process::id()));
+                match std::fs::create_dir(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                    made => made?,
+                }
+                let lock = File::open(&path)?;
+                lock.lock()?;
+                // Another check may have swept it before it was locked.
+                if path.exists() {
+                    return Ok(Scratch { path, _lock: lock });
+                }
+            }
+        };
+        made().map_err(|error| Error::io(words(), error))
+    }
+}
+
+/// Removes what killed checks left: whoever lives holds a lock.
+fn sweep(cache: &Path) {
+    let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH)) {
+        let Ok(folder) = File::open(entry.path()) else { continue };
+        if folder.try_lock().is_ok() {
+            let _gone = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _gone = std::fs::remove_dir_all(&self.0);
+        let _gone = std::fs::remove_dir_all(&self.path);
     }
 }
 

@@ -156,7 +156,12 @@ fn check_pack(
     if !deep {
         return Ok(Found::Rows(table, None));
     }
-    match read_content(repository, runtime, &table) {
+    let mut content = read_content(repository, runtime, &table);
+    if content.as_ref().is_ok_and(|content| !content.bad.is_empty() || content.checksum.is_some()) {
+        // Once more: what was mixed up on its way is no damage.
+        content = read_content(repository, runtime, &table);
+    }
+    match content {
         Ok(content) => Ok(Found::Rows(table, Some(content))),
         Err(error) if is_damage(&error) => Ok(Found::Unusable(error)),
         Err(error) => Err(error),

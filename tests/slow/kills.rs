@@ -86,7 +86,10 @@ fn p2_after_200_kills_at_random_instants_every_listed_backup_is_byte_equal() {
         }
     }
     assert_states(&sand, &states);
-    println!("200 rounds, two machines killed in each; {} backups got as far as being listed", sand.list().len());
+    println!(
+        "200 rounds, two machines killed in each; {} backups got as far as being listed",
+        sand.list().len()
+    );
     let last = sand.backup("disk", &[&image]);
     assert!(sand.cat(last.id()) == bytes, "the next run completes");
 }

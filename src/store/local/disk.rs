@@ -83,6 +83,9 @@ pub trait Folder: Send + Sync {
     /// Removes a file's name.
     fn remove(&self, name: &str) -> Result<()>;
 
+    /// Removes an empty folder.
+    fn remove_folder(&self, name: &str) -> Result<()>;
+
     /// What is known of an entry.
     fn stat(&self, name: &str) -> Result<Facts>;
 

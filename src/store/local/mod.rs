@@ -130,6 +130,11 @@ impl Store for LocalStore {
         Box::pin(async move { self.0.stat(name) })
     }
 
+    fn settle<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
+        let (directory, name) = (self.0.clone(), name.clone());
+        Box::pin(off_the_workers(move || directory.settle(&name)))
+    }
+
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()> {
         let name = name.clone();
         self.change(move |directory| directory.put(&name, &body))

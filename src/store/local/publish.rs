@@ -35,11 +35,26 @@ impl Directory {
         match folder.publish(&temp.name, name.last()) {
             Ok(()) => {
                 temp.keep();
-                self.sync(|| folder.sync(), "sync the folder of", name)
+                let synced = self.sync(|| folder.sync(), "sync the folder of", name);
+                if synced.is_err() {
+                    // The disk may have forgotten the name already, and no later sync would tell: nobody shall build on it.
+                    let _ = folder.remove(name.last());
+                }
+                synced
             }
             Err(Errno::EXIST) => self.confirm(&*folder, name, body),
             Err(errno) => Err(self.change_failed("publish", name, &*folder, errno)),
         }
+    }
+
+    /// Makes an object durable that shows, whoever published it: its bytes, its name, and the names of its folders.
+    pub(super) fn settle(&self, name: &Name) -> Result<()> {
+        self.refuse_if_poisoned("sync", name)?;
+        let folder = self.folder_for_writing(name)?;
+        let there =
+            folder.open(name.last()).map_err(|errno| self.change_failed("open", name, &*folder, errno))?;
+        self.sync(|| there.sync(), "sync", name)?;
+        self.sync(|| folder.sync(), "sync the folder of", name)
     }
 
     pub(super) fn delete(&self, name: &Name) -> Result<()> {
@@ -149,7 +164,12 @@ impl Directory {
                 .enter(&*folder, path)
                 .map_err(|errno| self.change_failed("make the folder of", name, &*folder, errno))?;
             if made || !locked(&self.durable_folders).contains(path) {
-                self.make_folders_durable(&*folder, path, name)?;
+                let durable = self.make_folders_durable(&*folder, path, name);
+                if made && durable.is_err() {
+                    // As with a file's name: the next one makes it anew.
+                    let _ = folder.remove_folder(path.rsplit('/').next().unwrap_or(path));
+                }
+                durable?;
             }
             folder = inner;
         }

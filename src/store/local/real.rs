@@ -117,6 +117,10 @@ impl Folder for RealFolder {
         fs::unlinkat(&self.fd, name, AtFlags::empty())
     }
 
+    fn remove_folder(&self, name: &str) -> Result<()> {
+        fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
+    }
+
     fn stat(&self, name: &str) -> Result<Facts> {
         fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| facts_of(&stat))
     }

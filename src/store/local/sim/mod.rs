@@ -312,6 +312,16 @@ impl Folder for SimNode {
         Ok(())
     }
 
+    fn remove_folder(&self, name: &str) -> Result<()> {
+        let mut machine = self.disk.change()?;
+        let what = machine.media.find(self.node, name)?;
+        if !machine.media.names(what)?.is_empty() {
+            return Err(Errno::NOTEMPTY);
+        }
+        machine.media.make(Change::Leave { node: self.node, name: name.to_owned() });
+        Ok(())
+    }
+
     fn stat(&self, name: &str) -> Result<Facts> {
         let machine = self.disk.ask()?;
         machine.media.facts(machine.media.find(self.node, name)?)

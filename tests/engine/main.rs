@@ -1,0 +1,17 @@
+//! The engine as a library, from the outside: backups go in, come out byte-equal, and survive what RELIABILITY.md lists.
+//!
+//! One room per chapter of the matrix; the names of tests begin with the id of the case they prove. Everything runs on stores in
+//! memory or on a simulated disk, so the whole program takes less than a minute.
+
+mod content;
+mod corpus;
+mod corruption;
+mod cost;
+mod crash;
+mod faults;
+mod fixture;
+#[path = "../common/random.rs"]
+#[allow(dead_code)] // each test program uses its part
+mod random;
+mod restoring;
+mod sources;
