@@ -1,4 +1,4 @@
-//! The NBD protocol, a server and a client.
+#![doc = include_str!("../README.md")]
 
 mod buffers;
 pub mod client;

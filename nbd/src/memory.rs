@@ -4,11 +4,11 @@
 //! copies nothing; writing changes a chunk in its place, or a copy of it if somebody is still reading it.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::export::{Answer, Error, Export, Extent, Info, Kind, Part, Parts, Zeroing};
+use crate::export::{Answer, Error, Export, Extent, Info, Kind, Part, Parts, Result, Zeroing};
 use crate::wire::state;
 
 const CHUNK: usize = 64 * 1024;
@@ -18,9 +18,15 @@ const EXTENTS_MAX: usize = 16 * 1024;
 
 type Chunks = BTreeMap<u64, Bytes>;
 
+/// Copying so much takes long enough that it pays to let another core do it.
+const LARGE: usize = 128 * 1024;
+
 /// An export in memory.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Memory(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
     size: u64,
     limit: u64,
     chunks: RwLock<Chunks>,
@@ -52,19 +58,21 @@ fn small(n: u64) -> usize {
 impl Memory {
     /// All zeroes, nothing allocated.
     pub fn new(size: u64) -> Self {
-        Memory { size, limit: u64::MAX, chunks: RwLock::default() }
+        Memory::with_limit(size, u64::MAX)
     }
 
     /// As if the store had room for so many bytes only.
     pub fn with_limit(size: u64, limit: u64) -> Self {
-        Memory { limit, ..Memory::new(size) }
+        Memory(Arc::new(Store { size, limit, chunks: RwLock::default() }))
     }
 
     /// Bytes allocated.
     pub fn allocated(&self) -> u64 {
-        u64::try_from(self.chunks().len()).unwrap_or(u64::MAX).saturating_mul(CHUNK64)
+        u64::try_from(self.0.chunks().len()).unwrap_or(u64::MAX).saturating_mul(CHUNK64)
     }
+}
 
+impl Store {
     // A panic under the lock can't leave a chunk half written: chunks are replaced whole.
     fn chunks(&self) -> RwLockReadGuard<'_, Chunks> {
         self.chunks.read().unwrap_or_else(PoisonError::into_inner)
@@ -76,6 +84,23 @@ impl Memory {
 
     fn has_room_for_another(&self, chunks: &Chunks) -> bool {
         u64::try_from(chunks.len()).is_ok_and(|count| (count + 1).saturating_mul(CHUNK64) <= self.limit)
+    }
+
+    fn write(&self, offset: u64, mut data: Bytes) -> Result<()> {
+        let mut chunks = self.chunks_mut();
+        let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        for piece in pieces(offset, len) {
+            let bytes = data.split_to(piece.len);
+            let old = chunks.remove(&piece.index);
+            if old.is_none() && !self.has_room_for_another(&chunks) {
+                return Err(Error::new(Kind::Full, "memory limit is reached"));
+            }
+            let old = old.unwrap_or_else(|| Bytes::from(vec![0; CHUNK]));
+            let chunk =
+                changed(old, |chunk| chunk[piece.from..piece.from + piece.len].copy_from_slice(&bytes));
+            drop(chunks.insert(piece.index, chunk));
+        }
+        Ok(())
     }
 
     /// Zeroes a range: whole chunks vanish, and whatever remains is overwritten.
@@ -114,12 +139,12 @@ impl Export for Memory {
             fast_zero: true,
             cache: true,
             description: "in memory".into(),
-            ..Info::writable(self.size)
+            ..Info::writable(self.0.size)
         }
     }
 
     fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
-        let chunks = self.chunks();
+        let chunks = self.0.chunks();
         let part = |piece: Piece| match chunks.get(&piece.index) {
             Some(chunk) => Part::Data(chunk.slice(piece.from..piece.from + piece.len)),
             None => Part::Hole(u32::try_from(piece.len).unwrap_or(0)),
@@ -133,35 +158,26 @@ impl Export for Memory {
         }
     }
 
-    fn write(&self, offset: u64, mut data: Bytes, _fua: bool) -> Answer<()> {
-        let mut chunks = self.chunks_mut();
-        let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        for piece in pieces(offset, len) {
-            let bytes = data.split_to(piece.len);
-            let old = chunks.remove(&piece.index);
-            if old.is_none() && !self.has_room_for_another(&chunks) {
-                return Answer::err(Error::new(Kind::Full, "memory limit is reached"));
-            }
-            let old = old.unwrap_or_else(|| Bytes::from(vec![0; CHUNK]));
-            let chunk =
-                changed(old, |chunk| chunk[piece.from..piece.from + piece.len].copy_from_slice(&bytes));
-            drop(chunks.insert(piece.index, chunk));
+    fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Answer<()> {
+        if data.len() < LARGE {
+            return Answer::Now(self.0.write(offset, data));
         }
-        Answer::ok(())
+        let store = Arc::clone(&self.0);
+        Answer::later(async move { store.write(offset, data) })
     }
 
     fn trim(&self, offset: u64, len: u64, _fua: bool) -> Answer<()> {
-        self.clear(offset, len);
+        self.0.clear(offset, len);
         Answer::ok(())
     }
 
     fn zero(&self, offset: u64, len: u64, _how: Zeroing) -> Answer<()> {
-        self.clear(offset, len);
+        self.0.clear(offset, len);
         Answer::ok(())
     }
 
     fn block_status(&self, _context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
-        let chunks = self.chunks();
+        let chunks = self.0.chunks();
         let end = offset + len;
         let mut extents: Vec<Extent> = Vec::new();
         let mut at = offset;
@@ -169,12 +185,12 @@ impl Export for Memory {
         while at < end && extents.len() < EXTENTS_MAX && !(one && extents.len() > 1) {
             match present.next_if(|start| *start <= at) {
                 Some(start) => {
-                    let next = (start + CHUNK64).min(self.size);
+                    let next = (start + CHUNK64).min(self.0.size);
                     push(&mut extents, next - at, 0);
                     at = next;
                 }
                 None => {
-                    let next = present.peek().map_or(self.size, |start| (*start).min(self.size));
+                    let next = present.peek().map_or(self.0.size, |start| (*start).min(self.0.size));
                     push(&mut extents, next - at, state::HOLE | state::ZERO);
                     at = next;
                 }
@@ -193,14 +209,21 @@ fn push(extents: &mut Vec<Extent>, len: u64, flags: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn now<T>(answer: Answer<T>) -> Result<T, Error> {
+    fn now<T>(answer: Answer<T>) -> Result<T> {
         match answer {
             Answer::Now(result) => result,
-            Answer::Later(_) => panic!("memory answers at once"),
+            Answer::Later(mut future) => {
+                match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => panic!("memory never waits"),
+                }
+            }
         }
     }
 

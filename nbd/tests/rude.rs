@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use afterimage_nbd::export::{
-    Address, Answer, Error, Export, Exports, Extent, Info, Kind, Listed, Name, Parts, Peer, Table,
+    Address, Answer, Error, Export, Exports, Extent, Info, Kind, Listed, Name, Parts, Peer, Stored, Table,
 };
 use afterimage_nbd::memory::Memory;
 use afterimage_nbd::server::{Listener, Server, Settings};
@@ -505,6 +505,50 @@ fn n14_failed_reads_say_so_and_never_pad() {
         assert_eq!(client.read(0, 512), Ok(vec![0; 512]));
         client.leave();
     }
+}
+
+/// Says that its bytes lie in a file, which is shorter than it says.
+struct Short(Arc<std::fs::File>);
+
+impl Export for Short {
+    fn info(&self) -> Info {
+        Info::read_only(SIZE)
+    }
+
+    fn stored(&self, offset: u64, _len: u32) -> Option<Stored> {
+        Some(Stored { file: Arc::clone(&self.0), offset })
+    }
+
+    fn read(&self, _offset: u64, len: u32) -> Answer<Parts> {
+        Answer::ok(Bytes::from(vec![7; len as usize]).into())
+    }
+}
+
+#[test]
+fn n14_a_file_that_fails_while_it_is_sent_spoils_that_reply_and_no_more() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[7; 100_000]).unwrap();
+    let host = Host::one(Short(Arc::new(file)));
+    for framing in [Framing::Structured, Framing::Extended] {
+        let mut client = host.client(framing);
+        for (offset, at) in [(0, 100_000), (99_999, 100_000), (500_000, 500_000)] {
+            let cookies = [(); 3].map(|()| client.send(cmd::READ, 0, offset, 300_000, b""));
+            for cookie in cookies {
+                let reply = client.reply(300_000).unwrap();
+                assert_eq!((reply.cookie, reply.error), (cookie, Some((WireError::Io, Some(at)))));
+            }
+        }
+        assert_eq!(client.read(0, 100_000), Ok(vec![7; 100_000]));
+        assert_eq!(client.read(0, 10), Ok(vec![7; 10]));
+        client.leave();
+    }
+    let mut simple = host.client(Framing::Simple);
+    assert_eq!(
+        simple.read(0, 300_000),
+        Ok(vec![7; 300_000]),
+        "nothing that can fail follows a simple header"
+    );
+    simple.leave();
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::wire::{Framing, Request, cmd, limits};
 /// The buffer of a client that is idle, or sends large payloads.
 const BUFFER_MIN: usize = 4 * 1024;
 /// The buffer of a client that keeps filling it with small requests.
-const BUFFER_MAX: usize = 256 * 1024;
+const BUFFER_MAX: usize = 128 * 1024;
 /// Payloads from this length on are read to a place of their own.
 const LARGE: usize = 32 * 1024;
 

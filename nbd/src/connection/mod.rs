@@ -11,12 +11,14 @@
 //! answered before the connection closes; when the connection is lost, what was still running is cancelled.
 
 mod budget;
+mod busy;
 mod inbox;
 mod outbox;
 mod status;
 mod watchdog;
 
 use std::fmt;
+use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,11 +30,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Zeroing};
+use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Stored, Zeroing};
 use crate::handshake::Selected;
 use crate::stop::{Phase, Watch};
 use crate::transmission::{Command, Refusal, Rules};
-use crate::wire::Request;
+use crate::wire::{Framing, Request};
 use budget::Budget;
 pub(crate) use budget::Pool;
 pub(crate) use inbox::parse as parse_requests;
@@ -42,11 +44,29 @@ pub(crate) use watchdog::Patience;
 use watchdog::{Progress, Watchdog};
 
 /// Replies that wait for the socket; with more, no further request is taken.
-const UNSENT_MAX: usize = 1024 * 1024;
+const UNSENT_MAX: usize = 512 * 1024;
 /// Answers that one connection may have running.
 const RUNNING_MAX: usize = 512;
 /// Bytes that one connection may hold: payloads being received, running reads and writes, unsent replies.
 const HELD_MAX: usize = 64 * 1024 * 1024;
+
+/// Reads from this length on are sent straight from a file, where they lie in one.
+const SEND_FILE_MIN: u32 = 64 * 1024;
+
+/// A stream that may be able to send from a file without copying.
+pub(crate) trait SendFile {
+    /// Whether it can.
+    fn sends_files(&self) -> bool;
+
+    /// Sends what it takes of a file's bytes. Only for streams that can.
+    fn poll_send_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>>;
+}
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -115,7 +135,7 @@ struct Finished {
     result: Result<Outcome>,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     /// Starts where the handshake ended.
     pub(crate) fn new(stream: &'a mut S, export: Arc<dyn Export>, rules: Rules, link: Link<'_>) -> Self {
         Connection {
@@ -143,6 +163,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let _busy = busy::Busy::new();
         loop {
             let finished = self.collect(cx);
             let taken = match self.take_requests(cx) {
@@ -218,7 +239,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             match self.inbox.next(&self.rules) {
                 None => break,
-                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload),
+                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload, cx),
                 Some(Item::Refuse(request, refusal)) => self.refuse(&request, refusal),
                 Some(Item::HangUp(reason)) => return Err(reason),
             }
@@ -283,7 +304,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         self.outbox.refuse(&Ticket::plain(request), refusal);
     }
 
-    fn begin(&mut self, request: &Request, command: Command, payload: Bytes) {
+    fn begin(&mut self, request: &Request, command: Command, payload: Bytes, cx: &mut Context<'_>) {
         if self.stop.phase() > Phase::Serving && command != Command::Disc {
             let error = Error::new(Kind::Leaving, "server is about to stop");
             return self.outbox.reply(&Ticket::of(request, &command), Err(error));
@@ -294,38 +315,50 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             Command::Disc => self.disc = true,
             Command::Nothing => self.outbox.reply(&ticket, Ok(Outcome::Done)),
             Command::Read { offset, len, .. } => {
+                if let Some(stored) = self.stored(offset, len) {
+                    return self.outbox.reply_stored(ticket, len, stored);
+                }
+                let export = &self.export;
                 let answer = guarded(|| export.read(offset, len));
-                self.settle(ticket, request, answer, Outcome::Data);
+                self.settle(ticket, request, answer, Outcome::Data, cx);
             }
             Command::Write { offset, fua, .. } => {
                 let answer = guarded(|| export.write(offset, payload, fua));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Flush => {
                 let answer = guarded(|| export.flush());
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Trim { offset, len, fua } => {
                 let answer = guarded(|| export.trim(offset, len, fua));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Zero { offset, len, no_hole, fast, fua } => {
                 let answer = guarded(|| export.zero(offset, len, Zeroing { no_hole, fast, fua }));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Cache { offset, len } => {
                 let answer = guarded(|| export.cache(offset, len));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Status { offset, len, one, contexts } => {
                 let answer = status_of(export, &contexts, offset, len, one);
-                self.settle(ticket, request, answer, Outcome::Status);
+                self.settle(ticket, request, answer, Outcome::Status, cx);
             }
             Command::StatusByPayload { .. } => match self.rules.judge_status(request, &payload) {
-                Ok(command) => self.begin(request, command, Bytes::new()),
+                Ok(command) => self.begin(request, command, Bytes::new(), cx),
                 Err(refusal) => self.refuse(request, refusal),
             },
         }
+    }
+
+    /// Without a place for an error after the header, as in simple replies, nothing is sent that could still fail.
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        if len < SEND_FILE_MIN || self.rules.framing == Framing::Simple || !self.stream.sends_files() {
+            return None;
+        }
+        catch_unwind(AssertUnwindSafe(|| self.export.stored(offset, len))).ok().flatten()
     }
 
     fn settle<R: Send + 'static>(
@@ -334,10 +367,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         request: &Request,
         answer: Answer<R>,
         outcome: impl FnOnce(R) -> Outcome + Send + 'static,
+        cx: &mut Context<'_>,
     ) {
         match answer {
             Answer::Now(result) => self.outbox.reply(&ticket, result.map(outcome)),
-            Answer::Later(future) => {
+            Answer::Later(mut future) => {
+                if !busy::another_core_is_free()
+                    && let Poll::Ready(result) = poll_caught(&mut future, cx)
+                {
+                    return self.outbox.reply(&ticket, result.map(outcome));
+                }
                 let held = inbox::cost(request);
                 self.running_bytes = self.running_bytes.saturating_add(held);
                 let task =
@@ -398,9 +437,10 @@ pub(crate) async fn caught<R>(call: impl FnOnce() -> Answer<R>) -> Result<R> {
 }
 
 async fn caught_later<R>(mut future: Later<R>) -> Result<R> {
-    poll_fn(|cx| {
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-    })
-    .await
+    poll_fn(|cx| poll_caught(&mut future, cx)).await
+}
+
+fn poll_caught<R>(future: &mut Later<R>, cx: &mut Context<'_>) -> Poll<Result<R>> {
+    catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+        .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
 }

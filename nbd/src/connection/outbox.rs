@@ -10,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
+use super::SendFile;
 use super::status::{self, Asked};
-use crate::export::{Error, Extent, Kind, Part, Parts, Result};
+use crate::export::{Error, Extent, Kind, Part, Parts, Result, Stored};
 use crate::transmission::{Command, Refusal};
 use crate::wire::{ChunkHeader, Framing, Payload, Request, SimpleReply, WireError, chunk};
 
@@ -61,9 +62,18 @@ impl Ticket {
 }
 
 enum Piece {
-    Head { bytes: [u8; HEAD_MAX], len: usize },
+    Head {
+        bytes: [u8; HEAD_MAX],
+        len: usize,
+    },
     Data(Bytes),
     Zeroes(usize),
+    /// Sent straight from a file. What follows says whether that went well.
+    Stored {
+        place: Stored,
+        len: usize,
+        ticket: Box<Ticket>,
+    },
 }
 
 /// An extended chunk's header and the offset that starts its data.
@@ -79,7 +89,7 @@ impl Piece {
 
     fn len(&self) -> usize {
         match self {
-            Piece::Head { len, .. } | Piece::Zeroes(len) => *len,
+            Piece::Head { len, .. } | Piece::Zeroes(len) | Piece::Stored { len, .. } => *len,
             Piece::Data(bytes) => bytes.len(),
         }
     }
@@ -90,6 +100,7 @@ impl Piece {
             Piece::Head { bytes, len } => &bytes[skip..*len],
             Piece::Data(bytes) => &bytes[skip..],
             Piece::Zeroes(len) => &ZEROES[..(len - skip).min(ZEROES.len())],
+            Piece::Stored { .. } => &[],
         }
     }
 }
@@ -185,11 +196,16 @@ impl Outbox {
 
     /// A chunk's header, and the first bytes of its payload.
     fn chunk(&mut self, ticket: &Ticket, flags: u16, kind: u16, length: u64, prefix: &[u8]) {
+        let head = self.head(ticket, flags, kind, length, prefix);
+        self.push(head);
+    }
+
+    fn head(&self, ticket: &Ticket, flags: u16, kind: u16, length: u64, prefix: &[u8]) -> Piece {
         let header = ChunkHeader { flags, kind, cookie: ticket.cookie, offset: ticket.offset, length };
-        self.push(match self.framing {
+        match self.framing {
             Framing::Extended => Piece::head(&header.encode_extended(), prefix),
             _ => Piece::head(&header.encode_structured(), prefix),
-        });
+        }
     }
 
     /// One data chunk, its holes spelt out.
@@ -229,6 +245,35 @@ impl Outbox {
             if let Part::Data(bytes) = part {
                 self.push(Piece::Data(bytes.clone()));
             }
+        }
+    }
+
+    /// Queues the reply to a read of bytes that lie in a file. Its data chunk is not the last one, because sending from
+    /// a file can fail; the chunk behind it says how it went.
+    pub(super) fn reply_stored(&mut self, ticket: Ticket, len: u32, place: Stored) {
+        let length = u64::from(len) + as_u64(Payload::DATA_PREFIX);
+        self.chunk(&ticket, 0, chunk::OFFSET_DATA, length, &ticket.offset.to_be_bytes());
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let done = self.head(&ticket, chunk::DONE, chunk::NONE, 0, &[]);
+        self.push(Piece::Stored { place, len, ticket: Box::new(ticket) });
+        self.push(done);
+    }
+
+    /// The first piece could not be read from its file: the client gets zeroes for the rest of that chunk, and an
+    /// error in place of its end.
+    fn spoil(&mut self, why: &io::Error) {
+        let Some(Piece::Stored { len, ticket, .. }) = self.pieces.pop_front() else { return };
+        let done = self.pieces.pop_front().map_or(0, |piece| piece.len());
+        let left = len - self.skip;
+        let message = format!("read: {why}");
+        let at = ticket.offset + as_u64(self.skip);
+        let payload = Payload::Error { error: WireError::Io, message, offset: Some(at) };
+        let (kind, payload) = payload.encode(self.framing);
+        let head = self.head(&ticket, chunk::DONE, kind, as_u64(payload.len()), &[]);
+        self.skip = 0;
+        self.len = self.len - left - done + left + head.len() + payload.len();
+        for piece in [Piece::Data(payload.into()), head, Piece::Zeroes(left)] {
+            self.pieces.push_front(piece);
         }
     }
 
@@ -273,15 +318,23 @@ impl Outbox {
     }
 
     /// Sends what one call takes.
-    pub(super) fn poll_send<S: AsyncWrite>(
+    pub(super) fn poll_send<S: AsyncWrite + SendFile>(
         &mut self,
         stream: Pin<&mut S>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(Piece::Stored { place, len, .. }) = self.pieces.front() {
+            let sent =
+                stream.poll_send_file(cx, &place.file, place.offset + as_u64(self.skip), len - self.skip);
+            return self.sent_from_file(ready!(sent)).into();
+        }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
         let mut skip = self.skip;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            if let Piece::Stored { .. } = piece {
+                break;
+            }
             let bytes = piece.slice(skip);
             *slice = IoSlice::new(bytes);
             count += 1;
@@ -297,6 +350,21 @@ impl Outbox {
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// A file that fails is not the connection's end; a peer that left is.
+    fn sent_from_file(&mut self, sent: io::Result<usize>) -> io::Result<()> {
+        match sent {
+            Ok(0) => self.spoil(&io::ErrorKind::UnexpectedEof.into()),
+            Ok(sent) => self.advance(sent),
+            Err(error) => match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
+                    return Err(error);
+                }
+                _ => self.spoil(&error),
+            },
+        }
+        Ok(())
     }
 
     fn advance(&mut self, sent: usize) {

@@ -14,6 +14,7 @@ mod parts;
 mod peer;
 mod table;
 
+use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,6 +65,15 @@ impl<T> Answer<T> {
     }
 }
 
+/// A place in a file.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where in the file.
+    pub offset: u64,
+}
+
 /// How WRITE_ZEROES is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Zeroing {
@@ -100,6 +110,14 @@ pub trait Export: Send + Sync + 'static {
 
     /// `len` bytes from `offset`, in order, as data and holes.
     fn read(&self, offset: u64, len: u32) -> Answer<Parts>;
+
+    /// Where these bytes lie, if they lie in one piece in a file, can be had without waiting, and may be sent from there
+    /// without being copied. What is written to that range before the client has received them may be seen. Asked for
+    /// large reads only, where the connection can make use of it; `None` leads to [`read`](Export::read).
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        let _ = (offset, len);
+        None
+    }
 
     /// Stores the bytes; with `fua` durable before it is answered.
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {

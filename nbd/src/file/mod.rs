@@ -21,10 +21,12 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::buffers;
-use crate::export::{Answer, BlockSizes, Error, Export, Extent, Info, Kind, Parts, Result, Zeroing};
+use crate::export::{Answer, BlockSizes, Error, Export, Extent, Info, Kind, Parts, Result, Stored, Zeroing};
 use pace::Pace;
 use system::Attempt;
 
+/// Copying so much takes long enough that it pays to let another core do it.
+const LARGE: usize = 128 * 1024;
 /// Threads that one export may keep busy.
 const THREADS_MAX: usize = 32;
 
@@ -37,7 +39,7 @@ pub struct FileExport {
 
 #[derive(Debug)]
 struct Shared {
-    file: File,
+    file: Arc<File>,
     info: Info,
     is_device: bool,
     reads: Pace,
@@ -80,7 +82,7 @@ impl FileExport {
             ..base
         };
         let shared = Shared {
-            file,
+            file: Arc::new(file),
             info,
             is_device,
             reads: Pace::default(),
@@ -116,7 +118,12 @@ impl FileExport {
     }
 
     /// Changes something: at once while that is quick, in the pool if it must be durable or was slow lately.
-    fn change(&self, fua: bool, work: impl FnOnce(&Shared) -> Result<()> + Send + 'static) -> Answer<()> {
+    fn change(
+        &self,
+        large: bool,
+        fua: bool,
+        work: impl FnOnce(&Shared) -> Result<()> + Send + 'static,
+    ) -> Answer<()> {
         let changed = move |shared: &Shared| {
             shared.refuse_if_poisoned()?;
             let result = work(shared);
@@ -128,6 +135,10 @@ impl FileExport {
         }
         if self.shared.writes.is_slow() {
             return self.in_pool(move |shared| shared.writes.timed(|| changed(shared)));
+        }
+        if large {
+            let shared = Arc::clone(&self.shared);
+            return Answer::later(async move { shared.writes.timed(|| changed(&shared)) });
         }
         Answer::Now(self.shared.writes.timed(|| changed(&self.shared)))
     }
@@ -203,8 +214,14 @@ impl Export for FileExport {
         })
     }
 
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        let shared = &self.shared;
+        let file = &shared.file;
+        system::seems_cached(file, offset, len.into()).then(|| Stored { file: Arc::clone(file), offset })
+    }
+
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {
-        self.change(fua, move |shared| {
+        self.change(data.len() >= LARGE, fua, move |shared| {
             system::write(&shared.file, &data, offset).map_err(|why| failed("write", &why))
         })
     }
@@ -219,11 +236,11 @@ impl Export for FileExport {
     }
 
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Answer<()> {
-        self.change(fua, move |shared| shared.trim(offset, len))
+        self.change(false, fua, move |shared| shared.trim(offset, len))
     }
 
     fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Answer<()> {
-        self.change(how.fua, move |shared| shared.zero(offset, len, how))
+        self.change(false, how.fua, move |shared| shared.zero(offset, len, how))
     }
 
     fn cache(&self, offset: u64, len: u64) -> Answer<()> {

@@ -98,7 +98,7 @@ async fn n13_after_a_failed_sync_nothing_is_written_any_more() {
 async fn n13_a_sync_that_fails_poisons_the_export() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut export = export();
-    Arc::get_mut(&mut export.shared).unwrap().file = File::from(std::os::fd::OwnedFd::from(writer)); // fdatasync of a pipe: EINVAL
+    Arc::get_mut(&mut export.shared).unwrap().file = Arc::new(File::from(std::os::fd::OwnedFd::from(writer))); // fdatasync of a pipe: EINVAL
     assert_eq!(export.flush().wait().await.unwrap_err().kind(), Kind::Io);
     assert!(export.shared.poisoned.load(Ordering::Acquire));
     assert_eq!(export.flush().wait().await.unwrap_err().kind(), Kind::Io, "a second flush is no success");

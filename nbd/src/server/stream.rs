@@ -1,18 +1,20 @@
 //! A connection's bytes, whatever they travel on.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::connection::SendFile;
 use crate::export::Address;
 
 /// Kernel buffers that hold a few large requests, so that one side can fill while the other empties.
@@ -94,6 +96,41 @@ impl Bare {
         match self.address() {
             Address::Tcp(peer) => Some(peer.ip()),
             _ => None,
+        }
+    }
+}
+
+impl SendFile for Stream {
+    fn sends_files(&self) -> bool {
+        matches!(self, Stream::Bare(Bare::Unix(_) | Bare::Tcp(_)))
+    }
+
+    fn poll_send_file(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        mut offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut send = |socket: BorrowedFd<'_>| {
+            Ok(rustix::io::retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut offset), len))?)
+        };
+        loop {
+            let sent = match self {
+                Stream::Bare(Bare::Unix(socket)) => {
+                    ready!(socket.poll_write_ready(cx))?;
+                    socket.try_io(Interest::WRITABLE, || send(socket.as_fd()))
+                }
+                Stream::Bare(Bare::Tcp(socket)) => {
+                    ready!(socket.poll_write_ready(cx))?;
+                    socket.try_io(Interest::WRITABLE, || send(socket.as_fd()))
+                }
+                _ => Err(io::ErrorKind::Unsupported.into()),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
         }
     }
 }
