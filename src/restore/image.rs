@@ -75,7 +75,10 @@ pub fn restore_image(
     for gap in gaps(done.iter(), image.len()) {
         stream(image, gap, cancel, &writer).map_err(|error| resumable(error, journal))?;
     }
-    target.finish()?;
+    target.finish().map_err(|error| match journal.path() {
+        Some(_) => error, // after a failed sync nobody knows what is in place
+        None => resumable(error, journal),
+    })?;
     if options.verify {
         verify_image(image, target, progress, cancel)?;
     }
