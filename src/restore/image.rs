@@ -73,7 +73,10 @@ pub fn restore_image(
             return Err(resumable(error, target, journal));
         }
     }
-    target.finish()?;
+    target.finish().map_err(|error| match journal.path() {
+        Some(_) => error, // after a failed sync nobody knows what is in place
+        None => resumable(error, journal),
+    })?;
     if options.verify {
         verify_image(image, target, progress, cancel)?;
     }

@@ -52,8 +52,13 @@ pub struct NbdSource {
     planned: u64,
     /// Everything before this was handed out.
     at: u64,
+    /// What was handed out last, if it was passed over.
+    passed: Option<Passed>,
     spare: Vec<Vec<u8>>,
 }
+
+/// Where something that was passed over began, and what it is, of any length.
+type Passed = (u64, fn(u64) -> Piece);
 
 /// Whether the user named an export, and with it a bitmap that says what changed.
 pub fn names_bitmap(name: &str) -> bool {
@@ -116,7 +121,20 @@ pub fn open(runtime: &Handle, name: &str) -> Result<NbdSource> {
     };
     let allocation = client.context(state::BASE_ALLOCATION);
     let (runs, ahead, spare) = Default::default();
-    Ok(NbdSource { export, facts, size, allocation, bitmap, runs, ahead, reads: 0, planned: 0, at: 0, spare })
+    Ok(NbdSource {
+        export,
+        facts,
+        size,
+        allocation,
+        bitmap,
+        runs,
+        ahead,
+        reads: 0,
+        planned: 0,
+        at: 0,
+        passed: None,
+        spare,
+    })
 }
 
 fn context_of(bitmap: &str) -> String {
@@ -135,11 +153,7 @@ impl Source for NbdSource {
     }
 
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Piece> {
-        if at != self.at {
-            let words =
-                format!("read {}: asked for offset {at}, but reading stands at {}", self.facts.name, self.at);
-            return Err(Error::new(Kind::Source, words));
-        }
+        self.go_to(at)?;
         self.plan()?;
         let piece = match self.ahead.pop_front() {
             None => return Ok(Piece::End),
@@ -151,11 +165,14 @@ impl Source for NbdSource {
             }
             Some(Ahead::Here(bytes, from)) => self.hand_out(bytes, from, buf),
         };
-        self.at += match piece {
-            Piece::Data(len) => len as u64,
-            Piece::Hole(len) | Piece::Same(len) => len,
-            Piece::End => 0,
+        let (len, passed): (u64, Option<Passed>) = match piece {
+            Piece::Data(len) => (len as u64, None),
+            Piece::Hole(len) => (len, Some((at, Piece::Hole))),
+            Piece::Same(len) => (len, Some((at, Piece::Same))),
+            Piece::End => (0, None),
         };
+        self.passed = passed;
+        self.at += len;
         Ok(piece)
     }
 
@@ -165,6 +182,25 @@ impl Source for NbdSource {
 }
 
 impl NbdSource {
+    /// Whoever asks may have taken less of what was passed over than was offered; the rest of it is offered again.
+    fn go_to(&mut self, at: u64) -> Result<()> {
+        match self.passed {
+            Some((from, make)) if (from..self.at).contains(&at) => {
+                self.ahead.push_front(Ahead::Not(make(self.at - at)));
+                self.at = at;
+            }
+            _ if at == self.at => {}
+            _ => {
+                let words = format!(
+                    "read {}: asked for offset {at}, but reading stands at {}",
+                    self.facts.name, self.at
+                );
+                return Err(Error::new(Kind::Source, words));
+            }
+        }
+        Ok(())
+    }
+
     fn failed(&self, why: &client::Error) -> Error {
         Error::new(Kind::Source, format!("read {why}"))
     }

@@ -6,5 +6,6 @@
 mod common;
 
 mod disks;
+mod guest;
 mod kills;
 mod many;

@@ -1,0 +1,9 @@
+//! Our client against everyone: our own server, other people's, and servers that mean no good.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod others;
+mod ours;
+mod rude;
+mod secure;

@@ -1,0 +1,10 @@
+//! NBD from end to end, through the built command: exports of other people's servers backed up and restored onto, and targets that
+//! we serve to other people's clients.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod serve;
+mod servers;
+mod sources;
+mod targets;

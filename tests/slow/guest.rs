@@ -1,0 +1,16 @@
+//! The kernel's own NBD client, in a guest: the script that anyone can run, run here.
+
+use crate::common::{run, skipped};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+#[test]
+fn n16_the_kernels_client_makes_a_file_system_on_a_target_and_finds_it_whole() {
+    let mut guest = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/guest"));
+    let _ = guest.arg(env!("CARGO_BIN_EXE_afterimage")).stdin(Stdio::null());
+    let output = run(guest, Duration::from_secs(420)).expect_code(0);
+    match output.text().trim().strip_prefix("SKIPPED ") {
+        Some(reason) => skipped(reason),
+        None => assert!(output.text().contains("all of it worked"), "{output}"),
+    }
+}
