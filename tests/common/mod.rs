@@ -4,7 +4,7 @@
 //! A run that panics or outlives its deadline fails the test that started it, whatever the test looks at. What the machine
 //! lacks is said by [`skipped`], past the test runner's capture, so that `scripts/test` can count it.
 
-#![allow(dead_code)] // each test program uses its part of the harness
+#![allow(dead_code, unused_macros, unused_imports)] // each test program uses its part of the harness
 
 pub(crate) mod images;
 pub(crate) mod random;
