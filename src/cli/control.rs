@@ -199,6 +199,9 @@ mod tests {
         let path = dir.path().join("a.sock");
         let answers: Arc<Answers> = Arc::new(|request| Ok(format!("{} bytes", request.len())));
         let _control = Control::listen(path.clone(), runtime.handle(), answers).unwrap();
-        assert_eq!(ask(&path, &"x".repeat(4096)).unwrap(), "4096 bytes");
+        assert_eq!(ask(&path, &"x".repeat(4000)).unwrap(), "4000 bytes");
+        let long = ask(&path, &"x".repeat(1 << 20));
+        assert!(long.is_err() || long.is_ok_and(|answer| answer == "4096 bytes"));
+        assert_eq!(ask(&path, "next").unwrap(), "4 bytes");
     }
 }

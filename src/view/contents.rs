@@ -107,7 +107,7 @@ pub struct Shown {
     pub number: u64,
     /// The inode number of its `backup.json`.
     pub record_number: u64,
-    /// The inode number of the link under `ids`.
+    /// The inode number of the link under `ids`: another one when it points elsewhere.
     pub link_number: u64,
     /// The inode numbers of its images.
     pub image_numbers: Vec<u64>,
@@ -116,11 +116,13 @@ pub struct Shown {
 /// All backups of one name.
 #[derive(Debug)]
 pub struct Group {
+    /// Under which directory at the top.
+    pub kind: Kind,
     /// The directory's name.
     pub name: Arc<str>,
     /// Its inode number.
     pub number: u64,
-    /// The inode number of the link to the latest.
+    /// The inode number of the link to the latest: another one when it points elsewhere, as if it had been made anew.
     pub latest_number: u64,
     /// Them, oldest first.
     pub backups: Vec<Arc<Shown>>,
@@ -205,7 +207,6 @@ fn group(kind: Kind, name: Arc<str>, mut backups: Vec<Arc<Backup>>, numbers: &mu
     backups.sort_by_key(|backup| (backup.time, backup.written, backup.id));
     let folder = kind.folder();
     let number = numbers.of(&format!("{folder}/{name}"));
-    let latest_number = numbers.of(&format!("{folder}/{name}/latest"));
     let mut places = HashMap::with_capacity(backups.len());
     let shown = |(place, backup): (usize, Arc<Backup>)| {
         let own = apart(&time_name(backup.time), "-", |own| {
@@ -217,15 +218,17 @@ fn group(kind: Kind, name: Arc<str>, mut backups: Vec<Arc<Backup>>, numbers: &mu
         });
         Arc::new(show(backup, kind, Arc::clone(&name), own, numbers))
     };
-    let backups = backups.into_iter().enumerate().map(shown).collect();
-    Group { name, number, latest_number, backups, places }
+    let backups: Vec<Arc<Shown>> = backups.into_iter().enumerate().map(shown).collect();
+    let latest = backups.last().map_or("", |shown| &shown.name);
+    let latest_number = numbers.of(&format!("{folder}/{name}/latest -> {latest}"));
+    Group { kind, name, number, latest_number, backups, places }
 }
 
 fn show(backup: Arc<Backup>, kind: Kind, group: Arc<str>, name: String, numbers: &mut Numbers) -> Shown {
     let id = backup.id;
     let number = numbers.of(&id.to_string());
     let record_number = numbers.of(&format!("{id}/backup.json"));
-    let link_number = numbers.of(&format!("ids/{id}"));
+    let link_number = numbers.of(&format!("ids/{id} -> {group}/{name}"));
     let image_numbers =
         backup.images.iter().map(|image| numbers.of(&format!("{id}/{}", image.name))).collect();
     Shown { backup, kind, group, name, number, record_number, link_number, image_numbers }

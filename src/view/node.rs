@@ -24,7 +24,7 @@ pub enum Node {
     /// `volumes/<name>/`
     Group(Kind, Arc<str>),
     /// `volumes/<name>/latest`, a link.
-    Latest(Kind, Arc<str>),
+    Latest(Arc<Group>),
     /// `volumes/<name>/<time>/`
     Backup(Arc<Shown>),
     /// `.../backup.json`
@@ -38,6 +38,8 @@ pub enum Node {
 enum Identity<'a> {
     Always(u8),
     Named(u8, Kind, &'a str),
+    /// Links: one that points elsewhere is another one.
+    Link(u64),
     Of(u8, BackupId, usize),
 }
 
@@ -48,8 +50,8 @@ impl Node {
             Node::Ids => Identity::Always(1),
             Node::Kind(kind) => Identity::Named(0, *kind, ""),
             Node::Group(kind, name) => Identity::Named(1, *kind, name),
-            Node::Latest(kind, name) => Identity::Named(2, *kind, name),
-            Node::Id(shown) => Identity::Of(0, shown.backup.id, 0),
+            Node::Latest(group) => Identity::Link(group.latest_number),
+            Node::Id(shown) => Identity::Link(shown.link_number),
             Node::Backup(shown) => Identity::Of(1, shown.backup.id, 0),
             Node::Record(shown) => Identity::Of(2, shown.backup.id, 0),
             Node::Image(shown, number) => Identity::Of(3, shown.backup.id, *number),
@@ -129,7 +131,7 @@ impl Contents {
             Node::Group(kind, group) => {
                 let group = self.group(*kind, group)?;
                 match name {
-                    LATEST => Some(Node::Latest(*kind, Arc::clone(&group.name))),
+                    LATEST => Some(Node::Latest(Arc::clone(group))),
                     name => group.find(name).cloned().map(Node::Backup),
                 }
             }
@@ -176,7 +178,7 @@ impl Contents {
             ),
             Node::Group(kind, name) => {
                 let group = self.group(*kind, name);
-                let latest = group.map(|group| entry(LATEST, Node::Latest(*kind, Arc::clone(&group.name))));
+                let latest = group.map(|group| entry(LATEST, Node::Latest(Arc::clone(group))));
                 let backups = group.map_or(&[][..], |group| &group.backups);
                 let backups = backups.iter().skip(from.saturating_sub(1));
                 let backups = backups.map(move |shown| entry(&shown.name, Node::Backup(Arc::clone(shown))));
@@ -199,9 +201,7 @@ impl Contents {
     pub fn target(&self, link: &Node) -> Option<String> {
         match link {
             Node::Id(shown) => Some(format!("../{}/{}/{}", shown.kind.folder(), shown.group, shown.name)),
-            Node::Latest(kind, name) => {
-                self.group(*kind, name).and_then(|group| group.latest()).map(|shown| shown.name.clone())
-            }
+            Node::Latest(group) => group.latest().map(|shown| shown.name.clone()),
             _ => None,
         }
     }
@@ -213,7 +213,7 @@ impl Contents {
             Node::Ids => Some(self.ids_number),
             Node::Kind(kind) => self.kind_numbers.get(kind).copied(),
             Node::Group(kind, name) => self.group(*kind, name).map(|group| group.number),
-            Node::Latest(kind, name) => self.group(*kind, name).map(|group| group.latest_number),
+            Node::Latest(group) => Some(group.latest_number),
             Node::Id(shown) => Some(shown.link_number),
             Node::Backup(shown) => Some(shown.number),
             Node::Record(shown) => Some(shown.record_number),
@@ -244,8 +244,8 @@ impl Contents {
                 let group = self.group(*kind, name)?;
                 directory(group.backups.len(), newest([group]))
             }
-            Node::Latest(kind, name) => {
-                let latest = self.group(*kind, name)?.latest()?;
+            Node::Latest(group) => {
+                let latest = group.latest()?;
                 file(Sort::Link, latest.name.len() as u64, 0, latest.backup.time)
             }
             Node::Id(shown) => {

@@ -59,5 +59,5 @@ mod tests {
         assert_eq!(numbers.of("volumes"), NUMBER_OF_VOLUMES);
     }
 
-    const NUMBER_OF_VOLUMES: u64 = 0;
+    const NUMBER_OF_VOLUMES: u64 = 4_646_468_776_946_780_254;
 }

@@ -1,0 +1,207 @@
+//! Mounts come, go, die and are replaced; what is none of ours is left alone.
+
+use crate::common::images::{MIB, file, mixed};
+use crate::common::{Running, Sandbox};
+use crate::world::{Mounted, errno, eventually, mounts, run_tool, within};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn with_a_backup(sand: &Sandbox) -> Vec<u8> {
+    let bytes = mixed(1, 4 * MIB);
+    let image = file(sand, "disk.img", &bytes);
+    let _ = sand.backup("web01", &[&image]);
+    bytes
+}
+
+#[test]
+fn mounting_returns_when_the_mount_answers_and_umount_ends_its_process() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        let mounted = Mounted::new(sand);
+        assert!(fs::read(mounted.image("web01")).expect("read") == bytes);
+        let _ = sand.done(&["umount", "mnt"]);
+        assert!(!mounted.is_there());
+        eventually("its process has ended", || !mounted.lives());
+        assert_eq!(fs::read_dir(&mounted.at).expect("list").count(), 0);
+        let _ = sand.ends(1, &["umount", "mnt"]).saying("nothing is mounted there");
+        assert!(crate::common::files_under(&sand.home().join("run")).is_empty(), "its socket is gone");
+    });
+}
+
+#[test]
+fn f7_the_mount_is_read_only_without_suid_devices_or_programs() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        for (name, flags) in [("a", &[][..]), ("b", &["--allow-other"])] {
+            let mounted = Mounted::with(sand, name, flags);
+            let (_, line) = mounts().into_iter().find(|(at, _)| *at == mounted.at).expect("in the table");
+            let words: Vec<&str> = line.split([' ', ',']).collect();
+            for word in ["fuse.afterimage", "ro", "nosuid", "nodev", "noexec"] {
+                assert!(words.contains(&word), "{word} in {line}");
+            }
+            assert_eq!(words.contains(&"allow_other"), !flags.is_empty(), "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_bad_place_is_refused_and_left_as_it_was() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        let before = sand.objects();
+        fs::create_dir(sand.at("full")).expect("make a folder");
+        fs::write(sand.at("full/letter"), b"dear").expect("write");
+        let _ = sand.ends(4, &["mount", "full"]).saying("not empty");
+        let _ = sand.ends(1, &["mount", "nowhere"]).saying("nowhere");
+        let _ = sand.ends(1, &["mount", "disk.img"]);
+        fs::create_dir(sand.repo().join("here")).expect("make a folder");
+        let _ = sand.ends(4, &["mount", "repo/here"]).saying("inside");
+        fs::remove_dir(sand.repo().join("here")).expect("drop the folder");
+        assert_eq!(run_tool("mount", &["-t", "tmpfs", "none", &sand.at("full")]).code(), Some(0));
+        let _ = sand.ends(4, &["mount", "full"]).saying("tmpfs");
+        let _ = sand.ends(4, &["umount", "full"]).saying("none of ours");
+        assert_eq!(run_tool("umount", &[&sand.at("full")]).code(), Some(0));
+        assert_eq!(fs::read(sand.at("full/letter")).expect("read"), b"dear");
+        assert_eq!(sand.objects(), before);
+        let _ = sand.ends(1, &["-r", "no-repository", "mount", "mnt"]);
+    });
+}
+
+#[test]
+fn a_second_mount_at_the_same_place_is_refused_and_one_elsewhere_is_not() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        let first = Mounted::new(sand);
+        let _ = sand.ends(4, &["mount", "mnt"]).saying("mounted already");
+        let second = Mounted::with(sand, "other", &[]);
+        let ids = |mounted: &Mounted<'_>| fs::read_dir(mounted.path("ids")).expect("list").count();
+        assert_eq!((ids(&first), ids(&second)), (1, 1));
+        let all = sand.done(&["stats", "--json"]).json();
+        assert_eq!(all.as_array().map(Vec::len), Some(2), "{all}");
+    });
+}
+
+#[test]
+fn f3_after_a_kill_readers_get_errors_and_the_next_mount_takes_its_place() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        let first = Mounted::new(sand);
+        let open = File::open(first.image("web01")).expect("open");
+        first.kill("KILL");
+        eventually("its process has ended", || !first.lives());
+        assert_eq!(errno(open.read_at(&mut [0; 512], MIB)), 107, "not connected");
+        drop(open);
+        let second = Mounted::new(sand);
+        assert!(fs::read(second.image("web01")).expect("read") == bytes);
+        assert_eq!(mounts().iter().filter(|(at, _)| *at == second.at).count(), 1);
+        assert_eq!(second.stats()["pid"], second.pid, "its socket took the place of the dead one's");
+    });
+}
+
+#[test]
+fn f3_a_dead_mount_is_cleared_by_umount() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        let mounted = Mounted::new(sand);
+        mounted.kill("KILL");
+        eventually("its process has ended", || !mounted.lives());
+        assert!(mounted.is_there());
+        let _ = sand.done(&["umount", "mnt"]).saying("its process had gone");
+        assert!(!mounted.is_there());
+    });
+}
+
+#[test]
+fn f2_sigterm_under_load_ends_all_within_seconds_and_no_reader_gets_a_wrong_byte() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        let mounted = Mounted::new(sand);
+        let path = mounted.image("web01");
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for reader in 0..8u64 {
+                let (path, bytes) = (&path, &bytes);
+                let _ = scope.spawn(move || {
+                    let mut buffer = [0; 4096];
+                    for round in 0.. {
+                        // A file anew each time, so that some of them meet the end at their opening.
+                        let Ok(file) = File::open(path) else { return };
+                        let at = (round * 7919 + reader * 104_729) % (bytes.len() as u64 - 4096);
+                        match file.read_exact_at(&mut buffer, at) {
+                            Ok(()) => {
+                                assert!(buffer[..] == bytes[at as usize..at as usize + 4096], "at {at}")
+                            }
+                            Err(_) => return,
+                        }
+                        // What a mount that is gone leaves is an empty directory, where nothing can be opened.
+                        assert!(began.elapsed() < Duration::from_secs(30), "still mounted");
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            mounted.kill("TERM");
+        });
+        eventually("its process has ended", || !mounted.lives());
+        assert!(!mounted.is_there());
+    });
+}
+
+#[test]
+fn in_the_foreground_it_says_where_it_is_mounted_and_ends_with_code_0() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        fs::create_dir(sand.at("mnt")).expect("make a mountpoint");
+        let running = Running::start(sand.command(&["mount", "--foreground", "mnt"]));
+        let at = sand.at("mnt");
+        eventually("it is mounted", || Path::new(&at).join("volumes/web01").exists());
+        let _ = sand.done(&["umount", "mnt"]);
+        let output = running.wait(Duration::from_secs(10)).expect_code(0);
+        assert!(output.text().contains(&at), "{output}");
+    });
+}
+
+#[test]
+fn x9_a_password_reaches_the_background_and_nobody_else() {
+    within(60, |sand| {
+        let sand = &Sandbox::under(sand.root());
+        fs::write(sand.at("pw"), "correct horse battery\n").expect("write");
+        fs::write(sand.at("wrong"), "incorrect horse\n").expect("write");
+        let password = sand.at("pw");
+        let _ = sand.done(&["init", "--password-file", &password]);
+        let image = file(sand, "disk.img", &mixed(4, MIB));
+        let _ = sand.backup_with("web01", &[&image], &["--password-file", &password]);
+        fs::create_dir(sand.at("mnt")).expect("make a mountpoint");
+        let _ = sand.ends(1, &["mount", "mnt", "--password-file", &sand.at("wrong")]).saying("password");
+        let mounted = Mounted::with(sand, "mnt", &["--password-file", &password]);
+        assert!(fs::read(mounted.image("web01")).expect("read") == mixed(4, MIB));
+        for place in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{}/{place}", mounted.pid)).expect("read");
+            assert!(!String::from_utf8_lossy(&bytes).contains("correct horse"), "in {place}");
+        }
+    });
+}
+
+#[test]
+fn stats_say_what_was_read_in_words_json_and_for_prometheus() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        let mounted = Mounted::new(sand);
+        let _ = fs::read(mounted.image("web01")).expect("read");
+        let stats = mounted.stats();
+        assert_eq!(stats["mount"]["read_bytes"], 4 * MIB, "{stats}");
+        assert!(stats["operations"]["read"]["count"].as_u64() > Some(0), "{stats}");
+        assert!(stats["image"]["ahead_used_bytes"].as_u64() > Some(0), "{stats}");
+        let words = sand.done(&["stats", "mnt"]);
+        assert!(words.text().contains("4.00 MiB in") && words.text().contains("read-ahead"), "{words}");
+        let text = sand.done(&["stats", "mnt", "--prometheus"]);
+        let line = format!(
+            "afterimage_mount_read_bytes_total{{mountpoint=\"{}\"}} {}",
+            mounted.at.display(),
+            4 * MIB
+        );
+        assert!(text.text().lines().any(|found| found == line), "{text}");
+        let _ = sand.ends(1, &["stats", "repo"]).saying("nothing of yours is mounted");
+    });
+}

@@ -1,0 +1,136 @@
+//! Damage and loss beneath a mount: an error for exactly what is lost, never other bytes.
+
+use crate::common::images::{KIB, MIB, file, mixed};
+use crate::common::{Sandbox, files_under};
+use crate::world::{Mounted, errno, within};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+const CHUNK: usize = 128 * KIB as usize;
+const IO: i32 = 5;
+
+fn noise(len: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len as usize];
+    crate::common::random::Random::seeded(11).fill(&mut bytes);
+    bytes
+}
+
+fn largest_pack(sand: &Sandbox) -> PathBuf {
+    let packs = files_under(&sand.repo().join("packs"));
+    packs.into_iter().max_by_key(|path| path.metadata().map_or(0, |meta| meta.len())).expect("a pack")
+}
+
+/// Which chunks of the image can't be read; the others have to be right.
+fn lost(path: &str, bytes: &[u8]) -> Vec<usize> {
+    let file = File::open(path).expect("open");
+    let mut lost = Vec::new();
+    for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
+        let mut buffer = vec![0; chunk.len()];
+        match file.read_exact_at(&mut buffer, (number * CHUNK) as u64) {
+            Ok(()) => assert!(buffer == chunk, "wrong bytes in chunk {number}"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(IO), "chunk {number}: {error}");
+                lost.push(number);
+            }
+        }
+    }
+    lost
+}
+
+#[test]
+fn c7_a_damaged_byte_costs_its_chunk_and_nothing_beside_it() {
+    within(60, |sand| {
+        let bytes = noise(4 * MIB);
+        let image = file(sand, "disk.img", &bytes);
+        let _ = sand.backup("web01", &[&image]);
+        let pack = largest_pack(sand);
+        let mut stored = fs::read(&pack).expect("read a pack");
+        let middle = stored.len() / 2;
+        stored[middle] ^= 1;
+        fs::remove_file(&pack).expect("replace a pack");
+        fs::write(&pack, stored).expect("replace a pack");
+        let mounted = Mounted::new(sand);
+        let lost = lost(&mounted.image("web01"), &bytes);
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        let file = File::open(mounted.image("web01")).expect("open");
+        let at = (lost[0] * CHUNK) as u64;
+        let mut buffer = [0; 4096];
+        assert_eq!(errno(file.read_exact_at(&mut buffer, at)), IO);
+        assert_eq!(errno(file.read_exact_at(&mut buffer, at + CHUNK as u64 - 4096)), IO);
+        for beside in [at - 4096, at + CHUNK as u64] {
+            file.read_exact_at(&mut buffer, beside).expect("what lies beside it reads");
+            assert!(buffer[..] == bytes[beside as usize..beside as usize + 4096]);
+        }
+        let _ = sand.ends(3, &["check", "--read-data"]);
+    });
+}
+
+#[test]
+fn d7_without_its_packs_an_open_image_gives_errors_and_never_other_bytes() {
+    within(60, |sand| {
+        let bytes = noise(4 * MIB);
+        let image = file(sand, "disk.img", &bytes);
+        let record = sand.backup("web01", &[&image]);
+        let mounted = Mounted::new(sand);
+        let open = File::open(mounted.image("web01")).expect("open");
+        fs::remove_file(sand.repo().join("backups").join(record.id())).expect("remove the record");
+        for pack in files_under(&sand.repo().join("packs")) {
+            fs::remove_file(pack).expect("remove a pack");
+        }
+        let mut failed = 0;
+        for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let mut buffer = vec![0; CHUNK];
+            match open.read_exact_at(&mut buffer, (number * CHUNK) as u64) {
+                Ok(()) => assert!(buffer == chunk, "wrong bytes in chunk {number}"),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(IO));
+                    failed += 1;
+                }
+            }
+        }
+        assert!(failed > 0);
+        assert!(mounted.lives() && mounted.path("volumes").is_dir());
+    });
+}
+
+#[test]
+fn a_record_that_is_damaged_is_passed_over_and_the_others_are_listed() {
+    within(60, |sand| {
+        let image = file(sand, "disk.img", &mixed(12, 100_000));
+        let bad = sand.backup("web01", &[&image]);
+        let good = sand.backup("web01", &[&image]);
+        let path = sand.repo().join("backups").join(bad.id());
+        let mut stored = fs::read(&path).expect("read a record");
+        let last = stored.len() - 1;
+        stored[last] ^= 1;
+        fs::remove_file(&path).expect("replace a record");
+        fs::write(&path, stored).expect("replace a record");
+        let mounted = Mounted::new(sand);
+        let ids: Vec<_> = fs::read_dir(mounted.path("ids"))
+            .expect("list")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(ids, [good.id()]);
+    });
+}
+
+#[test]
+fn b3_a_repository_that_goes_away_costs_errors_and_comes_back_by_itself() {
+    within(60, |sand| {
+        let bytes = mixed(13, 2 * MIB);
+        let image = file(sand, "disk.img", &bytes);
+        let _ = sand.backup("web01", &[&image]);
+        let mounted = Mounted::new(sand);
+        let away = sand.root().join("away");
+        assert!(mounted.path("volumes/web01").is_dir());
+        fs::rename(sand.repo(), &away).expect("move the repository away");
+        let names = fs::read_dir(mounted.path("volumes")).expect("what was known is listed").count();
+        assert_eq!(names, 1);
+        fs::rename(&away, sand.repo()).expect("move it back");
+        crate::world::eventually("it reads again", || {
+            fs::read(mounted.image("web01")).is_ok_and(|read| read == bytes)
+        });
+    });
+}
