@@ -298,6 +298,7 @@ impl<'a, 'b> Assembler<'a, 'b> {
         }
         self.hash_same(&parent, offset, len)?;
         let taken = super::same::take_over(plan, &parent, offset, len, &mut |level, offset, child| {
+            self.writer.reuse(child.place);
             self.builder.set(self.writer, level, offset, child)
         })?;
         self.allocated += taken;

@@ -3,7 +3,7 @@
 //! So a source that knows what changed costs what changed, not what is there.
 
 use super::pipeline::ItemPlan;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::limits;
 use crate::format::node::{Child, span};
 use crate::image::{Map, Stretch};
@@ -26,7 +26,7 @@ pub(super) fn take_over(
             Some((level, child)) => {
                 let covered = span(chunk, level);
                 if let Some(child) = child {
-                    set(level + 1, at, child)?;
+                    set(level + 1, at, relied_on(plan, at, child)?)?;
                     taken += covered;
                 }
                 at += covered;
@@ -36,7 +36,7 @@ pub(super) fn take_over(
                 Stretch::Leaf(leaf) => {
                     for piece in leaf.pieces(at).take_while(|piece| piece.range.start < end) {
                         if let Some(child) = piece.child {
-                            set(0, piece.range.start, child)?;
+                            set(0, piece.range.start, relied_on(plan, piece.range.start, child)?)?;
                             taken += piece.range.end - piece.range.start;
                         }
                     }
@@ -48,6 +48,19 @@ pub(super) fn take_over(
     Ok(taken)
 }
 
+/// The child at a place that may be relied on: its own, or another copy's. What is known to be lost must not be handed down.
+fn relied_on(plan: &ItemPlan<'_>, at: u64, child: Child) -> Result<Child> {
+    if plan.known.holds(child.id, child.place) {
+        return Ok(child);
+    }
+    let elsewhere = plan.known.find(child.id).map(|place| Child { place, ..child });
+    elsewhere.ok_or_else(|| {
+        let words = format!("the parent's copy of the unchanged bytes from {at} on is damaged or gone");
+        Error::new(Kind::Corrupt, words)
+            .hint("back up without the list of changes: what is missing is then stored afresh")
+    })
+}
+
 /// The largest node that begins at `at` and ends before `end`.
 fn whole_node(
     plan: &ItemPlan<'_>,
@@ -56,7 +69,9 @@ fn whole_node(
     at: u64,
     end: u64,
 ) -> Result<Option<(u8, Option<Child>)>> {
-    for level in (0..limits::LEVEL_MAX).rev() {
+    // Below a whole node nothing is looked at: only where nothing is known to be damaged.
+    let levels = if plan.known.is_spotless() { limits::LEVEL_MAX } else { 0 };
+    for level in (0..levels).rev() {
         let covered = span(chunk, level);
         let fits = at.is_multiple_of(covered) && at.checked_add(covered).is_some_and(|behind| behind <= end);
         if fits && let Some(child) = plan.runtime.block_on(parent.node_at(plan.engine, level, at))? {

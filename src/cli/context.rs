@@ -8,7 +8,7 @@ use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
-use crate::seal::{Ask, Password};
+use crate::seal::Password;
 use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
@@ -86,23 +86,30 @@ impl Context {
 
     /// Opens the repository.
     pub(super) fn repository(&self) -> Result<Arc<Repository>> {
-        self.repository_by(&mut || self.ask_password())
+        self.repository_by(self.given_password()?)
     }
 
-    /// Opens the repository; `ask` gives the password if it takes one.
-    pub(super) fn repository_by(&self, ask: Ask<'_>) -> Result<Arc<Repository>> {
-        self.repository_in(self.store()?.store, ask)
+    /// Opens the repository by this password and no other way, or as it can: it may ask for one.
+    pub(super) fn repository_by(&self, password: Option<Password>) -> Result<Arc<Repository>> {
+        self.repository_in(self.store()?.store, password)
     }
 
-    fn repository_in(&self, store: AnyStore, ask: Ask<'_>) -> Result<Arc<Repository>> {
+    fn repository_in(&self, store: AnyStore, password: Option<Password>) -> Result<Arc<Repository>> {
         let cache = locations::cache();
-        Ok(Arc::new(self.runtime().block_on(Repository::open(store, &cache, ask))?))
+        let opened = match password {
+            Some(password) => self.runtime().block_on(Repository::open_with(store, &cache, &password))?,
+            None => {
+                let mut ask = || password::ask("Password of the repository");
+                self.runtime().block_on(Repository::open(store, &cache, &mut ask))?
+            }
+        };
+        Ok(Arc::new(opened))
     }
 
     /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
     pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
         let opened = self.store()?;
-        let repository = self.repository_in(opened.store, &mut || self.ask_password())?;
+        let repository = self.repository_in(opened.store, self.given_password()?)?;
         if let Some(local) = opened.local
             && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
         {

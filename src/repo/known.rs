@@ -42,6 +42,11 @@ impl Known {
         at.is_ok_and(|at| place.end() < self.packs[at].1) && !self.damaged.has(place.pack, id)
     }
 
+    /// Whether no check has found any damage.
+    pub fn is_spotless(&self) -> bool {
+        self.damaged.is_empty()
+    }
+
     /// Notes a chunk that this run stores; the place where another thread already put it, if one did.
     pub fn note(&self, id: ChunkId, place: Place) -> Option<Place> {
         self.overlay.insert_if_absent(row(id, place)).map(|row| self::place(&row))

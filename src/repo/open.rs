@@ -84,6 +84,16 @@ impl Repository {
 
     /// Opens a repository; `ask` is called when no slot opens without a password. `cache` is shared by all repositories.
     pub async fn open(store: AnyStore, cache: &Path, ask: Ask<'_>) -> Result<Repository> {
+        Repository::open_by(store, cache, Way::AsItCan(ask)).await
+    }
+
+    /// Opens a repository by its password and in no other way: one that somebody put in its place, with a key that lies open, does
+    /// not pass for it.
+    pub async fn open_with(store: AnyStore, cache: &Path, password: &Password) -> Result<Repository> {
+        Repository::open_by(store, cache, Way::Only(password)).await
+    }
+
+    async fn open_by(store: AnyStore, cache: &Path, way: Way<'_>) -> Result<Repository> {
         let (place, name) = (store.place(), names::config()?);
         let read = || async {
             let bytes = store.get_whole(&name, limits::SMALL_JSON_LEN_MAX.into()).await?;
@@ -97,7 +107,7 @@ impl Repository {
         let slots = read_slots(&store).await?;
         let fits = |keys: &Keys| keys.config_holds(&config.authenticated(), &mac);
         let (master, keys) =
-            unlock(config.repository, &slots, ask, &fits).context(|| format!("open {place}"))?;
+            unlock(config.repository, &slots, way, &fits).context(|| format!("open {place}"))?;
         let keys = Arc::new(keys);
         let cache = cache.join(config.repository.to_string());
         Ok(Repository { store, keys, config, cache, index: tokio::sync::OnceCell::new(), master })
@@ -191,12 +201,20 @@ async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
     Ok(slots)
 }
 
+/// How a repository may be opened.
+enum Way<'a> {
+    /// Without a password where it can be, else by one that is asked for.
+    AsItCan(Ask<'a>),
+    /// By this password.
+    Only(&'a Password),
+}
+
 /// Tries what needs no password first. Which slot refused, or why, is not told: a wrong password has one answer. A key that does
 /// not fit `afterimage.json` (its slot is damaged, or the configuration is) does not keep another slot from opening.
 fn unlock(
     repository: RepositoryId,
     slots: &[(ObjectId, Result<Slot>)],
-    ask: Ask<'_>,
+    way: Way<'_>,
     fits: &dyn Fn(&Keys) -> bool,
 ) -> Result<(MasterKey, Keys)> {
     let ours: Vec<(ObjectId, &Slot)> = slots
@@ -209,9 +227,10 @@ fn unlock(
         let newer = damaged.find(|error| error.kind() == Kind::Unsupported).cloned();
         return Err(newer.unwrap_or_else(|| Error::new(Kind::Corrupt, "it has no readable key slot")));
     }
+    let has_password = |(_, slot): &(ObjectId, &Slot)| matches!(slot.lock, Lock::Password { .. });
     let mut misfits = false;
     let mut first_that_fits = |password: Option<&Password>| {
-        ours.iter().find_map(|(id, slot)| {
+        ours.iter().filter(|slot| password.is_none() || has_password(slot)).find_map(|(id, slot)| {
             let master = open_slot(slot, *id, password).ok()??;
             let keys = Keys::new(repository, &master);
             let fit = fits(&keys);
@@ -219,11 +238,20 @@ fn unlock(
             fit.then_some((master, keys))
         })
     };
-    let mut opened = first_that_fits(None);
-    let has_password = |(_, slot): &(ObjectId, &Slot)| matches!(slot.lock, Lock::Password { .. });
-    if opened.is_none() && ours.iter().any(has_password) {
-        opened = first_that_fits(Some(&ask()?));
-    }
+    let opened = match way {
+        Way::Only(_) if !ours.iter().any(has_password) => {
+            return Err(Error::new(
+                Kind::Denied,
+                "a password was given, but the repository's key lies open: it has no password",
+            )
+            .hint("leave out --password-file and AFTERIMAGE_PASSWORD_FILE if that is as it should be"));
+        }
+        Way::Only(password) => first_that_fits(Some(password)),
+        Way::AsItCan(ask) => match first_that_fits(None) {
+            None if ours.iter().any(has_password) => first_that_fits(Some(&ask()?)),
+            opened => opened,
+        },
+    };
     let misfit = || Error::new(Kind::Corrupt, "afterimage.json was not written by who holds the key");
     let denied = || Error::new(Kind::Denied, "no key slot opens with this password");
     opened.ok_or_else(|| if misfits { misfit() } else { denied() })

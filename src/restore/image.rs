@@ -75,7 +75,7 @@ pub fn restore_image(
     }
     target.finish().map_err(|error| match journal.path() {
         Some(_) => error, // after a failed sync nobody knows what is in place
-        None => resumable(error, journal),
+        None => resumable(error, target, journal),
     })?;
     if options.verify {
         verify_image(image, target, progress, cancel)?;

@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     match Child::of_this_process().context(|| "start in the background")? {
         Some(child) => run_child(context, args, child),
         None if args.foreground => {
-            let serving = Serving::start(context, args, &mut || context.ask_password())?;
+            let serving = Serving::start(context, args, context.given_password()?)?;
             announce(context, &serving)?;
             serving.until_stopped(context)
         }
@@ -51,7 +51,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 fn run_parent(context: &Context, args: &Args) -> Result<u8> {
     let store = context.store()?.store;
     let needs_password = context.runtime().block_on(Repository::needs_password(&store))?;
-    let password = if needs_password { context.ask_password()? } else { Zeroizing::new(Vec::new()) };
+    // A password that was given counts, also where the key lies open.
+    let takes_one = needs_password || context.global.password_file.is_some();
+    let password = if takes_one { context.ask_password()? } else { Zeroizing::new(Vec::new()) };
     match spawn_and_wait_ready(std::env::args_os().skip(1), &password, READY_WITHIN) {
         Ok(Ready { words, process }) => {
             let mountpoint = words.as_str();
@@ -70,7 +72,7 @@ fn run_parent(context: &Context, args: &Args) -> Result<u8> {
 
 fn run_child(context: &Context, args: &Args, mut child: Child) -> Result<u8> {
     let password: Password = Zeroizing::new(child.handed_over());
-    let started = Serving::start(context, args, &mut || Ok(password.clone()));
+    let started = Serving::start(context, args, (!password.is_empty()).then_some(password));
     let serving = match started {
         Ok(serving) => serving,
         Err(error) => {
@@ -111,8 +113,8 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(context: &Context, args: &Args, ask: &mut dyn FnMut() -> Result<Password>) -> Result<Serving> {
-        let repository = context.repository_by(ask)?;
+    fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
+        let repository = context.repository_by(password)?;
         let engine = Engine::new(repository, context.runtime().clone(), context.global.memory)?;
         let view = View::new(Arc::clone(&engine));
         let warm = view.clone();
