@@ -277,7 +277,7 @@ mod tests {
         let verdicts = conformance(store, "conformance-1").await;
         let broken: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.outcome.is_err()).collect();
         assert!(broken.is_empty(), "{}: {broken:#?}", store.place());
-        assert_eq!(verdicts.len(), 13);
+        assert_eq!(verdicts.len(), 14);
     }
 
     #[tokio::test(flavor = "multi_thread")]
