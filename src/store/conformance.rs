@@ -41,6 +41,7 @@ pub async fn conformance(store: &dyn Store, folder: &str) -> Vec<Verdict> {
         verdict("a listing says the length that stat says", at.lists_what_stat_says().await),
         verdict("what was deleted is gone, twice over, and its name is free", at.deletes().await),
         verdict("the longest name is kept", at.keeps_the_longest_name().await),
+        verdict("what shows can be settled, what is not there is missing", at.settles().await),
     ];
     verdicts.push(verdict("a folder can be emptied", at.clean().await));
     verdicts
@@ -58,6 +59,16 @@ struct Scratch<'a> {
 impl Scratch<'_> {
     fn name(&self, rest: &str) -> Result<Name> {
         Name::parse(&format!("{}/{rest}", self.folder))
+    }
+
+    async fn settles(&self) -> Result<()> {
+        let name = self.put("settled", b"settled").await?;
+        self.store.settle(&name).await?;
+        match self.store.settle(&self.name("never-put")?).await {
+            Err(error) if error.kind() == Kind::Missing => self.expect_whole(&name, b"settled").await,
+            Err(error) => Err(error),
+            Ok(()) => Err(Error::new(Kind::Corrupt, "what is not there was settled")),
+        }
     }
 
     async fn put(&self, rest: &str, bytes: &'static [u8]) -> Result<Name> {
@@ -266,7 +277,7 @@ mod tests {
         let verdicts = conformance(store, "conformance-1").await;
         let broken: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.outcome.is_err()).collect();
         assert!(broken.is_empty(), "{}: {broken:#?}", store.place());
-        assert_eq!(verdicts.len(), 13);
+        assert_eq!(verdicts.len(), 14);
     }
 
     #[tokio::test(flavor = "multi_thread")]

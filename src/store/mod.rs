@@ -1,6 +1,6 @@
 //! Stores: named immutable objects, and nothing more.
 //!
-//! A store is asked six things. What it holds is published whole or not at all, never replaced, and read by range.
+//! A store is asked six things, and to settle what somebody else left. What it holds is published whole or not at all, never replaced, and read by range.
 //! Layers (retry, limit, deadline, record, fault) are stores that wrap a store; one conformance suite holds all of them.
 //! Nothing above this room may assume cheap small reads, cheap listing, or rename.
 

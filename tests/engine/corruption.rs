@@ -532,3 +532,42 @@ fn c9_a_record_of_another_repository_or_another_kind_is_refused() {
     let record = ours.bench.backup("new", Fake::of(noise(5, 10_000))).unwrap();
     assert!(ours.bench.read(&record).unwrap() == noise(5, 10_000));
 }
+
+#[test]
+fn c2_what_a_killed_check_left_behind_is_no_truth_for_the_next_and_is_removed() {
+    use afterimage::repo::segments::{Row, Segments};
+    let three = Three::new();
+    let lost = places(&three.bench, &three.records[2].0)[&2];
+    let folder = three.bench.repository().unwrap().cache.clone();
+    let left = [format!("check-{}", std::process::id()), format!("check-{}-0", std::process::id())];
+    for name in &left {
+        let row = Row { id: lost.0.0, pack: lost.1.pack.0, offset: lost.1.offset, len: lost.1.len };
+        Segments::open(folder.join(name)).add([row], &[]).unwrap();
+    }
+    wait(three.store.delete(&names::pack(lost.1.pack).unwrap())).unwrap();
+    let report = three.bench.check().unwrap();
+    assert_eq!(report.backups_ok, 2, "{:#?}", report.damaged);
+    assert!(left.iter().all(|name| !folder.join(name).exists()));
+    let both: Vec<_> = std::thread::scope(|scope| {
+        let checks = [0, 1].map(|_| scope.spawn(|| three.bench.check().unwrap()));
+        checks.into_iter().map(|check| check.join().unwrap()).collect()
+    });
+    assert!(both.iter().all(|other| other.backups_ok == 2 && other.damaged == report.damaged));
+}
+
+#[test]
+fn c4_what_healed_meanwhile_reads_in_a_process_that_was_open_all_the_time() {
+    let three = Three::new();
+    let (first, bytes) = &three.records[0];
+    let harmed = places(&three.bench, first)[&3];
+    let (there, memory) = (three.bench.elsewhere(), 8 << 20);
+    let repository = there.repository().unwrap();
+    let engine =
+        || afterimage::image::Engine::new(repository.clone(), crate::fixture::runtime().clone(), memory);
+    flip(&three.store, harmed.1);
+    assert!(crate::fixture::read_whole(&image(&engine().unwrap(), first)).is_err());
+    let note = Options { read_percent: 100.0, only: Vec::new(), note: true };
+    let _report = three.bench.check_as(&note).unwrap();
+    let _healed = three.bench.backup("one", Fake::of(three.records[2].1.clone())).unwrap();
+    assert!(crate::fixture::read_whole(&image(&engine().unwrap(), first)).unwrap() == *bytes);
+}

@@ -109,6 +109,11 @@ fn v_a_reader_in_order_has_each_byte_fetched_once_and_ahead_of_it() {
     for at in (0..len).step_by(32 << 10) {
         ahead.note(&image, at as u64, 32 << 10);
         assert!(wait(image.read_at(at as u64, 32 << 10)).unwrap() == bytes[at..at + (32 << 10)]);
+        let began = Instant::now();
+        while at == 64 << 10 && recorder.tally(Verb::Get).bytes < 1 << 20 {
+            assert!(began.elapsed() < Duration::from_secs(20), "nothing is fetched ahead");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     let log = recorder.take_log();
     let ranges: Vec<Range<u64>> =
@@ -116,7 +121,7 @@ fn v_a_reader_in_order_has_each_byte_fetched_once_and_ahead_of_it() {
     // A get may pass over the chunk that somebody else is fetching just now.
     let fetched: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     assert!(fetched < len as u64 / 100 * 105, "{fetched} bytes for {len}: {ranges:?}");
-    assert!(ranges.len() < 40, "{} gets for {len} bytes", ranges.len());
+    assert!(ranges.len() < 128, "{} gets for as many reads and {len} bytes", ranges.len());
 }
 
 #[test]
