@@ -329,9 +329,7 @@ mod tests {
         let path = &segments(dir.path())[0];
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2 / 1084 * 1084;
-        for at in middle..middle + 2000 {
-            bytes[at] ^= 0x55;
-        }
+        bytes[middle..middle + 2000].iter_mut().for_each(|byte| *byte ^= 0x55);
         bytes.truncate(bytes.len() - 10);
         fs::write(path, bytes).unwrap();
         let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();

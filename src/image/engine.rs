@@ -199,7 +199,7 @@ impl Engine {
             match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
             {
                 Some(answer) => drop(lead.finish(answer)),
-                None => match self.from_disk(&wanted) {
+                None => match self.kept_on_disk(&wanted) {
                     Some(chunk) => self.finish(lead, &wanted, Ok(chunk), hint),
                     None => missing.push((lead, wanted)),
                 },
@@ -259,7 +259,7 @@ impl Engine {
     }
 
     /// A chunk from the tier on disk, if it is there and proves itself.
-    fn from_disk(&self, wanted: &Wanted) -> Option<Verified> {
+    fn kept_on_disk(&self, wanted: &Wanted) -> Option<Verified> {
         let disk = self.disk.as_ref()?;
         let sealed = disk.get(wanted.id, wanted.place.pack)?;
         match self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
