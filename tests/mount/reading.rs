@@ -157,10 +157,7 @@ fn f6_nothing_can_be_changed_and_reads_end_where_the_image_does() {
         assert_eq!(errno(fs::create_dir(mounted.path("volumes/web02"))), ROFS);
         assert_eq!(errno(fs::rename(&path, mounted.path("ids/x"))), ROFS);
         assert_eq!(
-            errno(fs::set_permissions(
-                &path,
-                fs::Permissions::from(fs::metadata(&image).expect("look").permissions())
-            )),
+            errno(fs::set_permissions(&path, fs::metadata(&image).expect("look").permissions())),
             ROFS
         );
         let file = File::open(&path).expect("open");
