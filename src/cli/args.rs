@@ -327,6 +327,12 @@ pub(super) struct Mount {
     /// Let other users read what is mounted
     #[arg(long)]
     pub(super) allow_other: bool,
+    /// Keep chunks that were fetched in this directory, sealed as they are in the repository: for repositories that are far away
+    #[arg(long, value_name = "D", requires = "cache_size")]
+    pub(super) cache_dir: Option<PathBuf>,
+    /// How many bytes may lie there
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
+    pub(super) cache_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

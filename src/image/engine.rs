@@ -6,6 +6,7 @@
 //! searched for again for half a minute. One chunk's damage is the answer for that chunk, not for its neighbours in the same get.
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
+use super::disk::Disk;
 use super::map::fetch_node;
 use super::pool::{Pool, Urgency};
 use super::watch::Watch;
@@ -51,12 +52,23 @@ pub struct Engine {
     node_flights: Flights<ChunkId, Result<Arc<Node>>>,
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
     pool: Pool,
+    disk: Option<Disk>,
     watch: Watch,
 }
 
 impl Engine {
     /// An engine that keeps within `memory` bytes: an eighth for nodes, five for chunks, the rest for what is under way.
     pub fn new(repository: Arc<Repository>, runtime: Handle, memory: u64) -> Result<Arc<Engine>> {
+        Engine::with_disk(repository, runtime, memory, None)
+    }
+
+    /// The same with a tier on this machine's disk between memory and the store.
+    pub fn with_disk(
+        repository: Arc<Repository>,
+        runtime: Handle,
+        memory: u64,
+        disk: Option<Disk>,
+    ) -> Result<Arc<Engine>> {
         let part = |eighths: u64| usize::try_from(memory / 8 * eighths).unwrap_or(usize::MAX);
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         // Twice as many threads as cores: some wait for a disk while others open what came.
@@ -72,6 +84,7 @@ impl Engine {
             node_flights: Flights::new(),
             lost: Mutex::new(LruCache::new(LOST_MAX)),
             pool,
+            disk,
             watch: Watch::default(),
         }))
     }
@@ -94,6 +107,11 @@ impl Engine {
     /// What reading has cost so far.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// How many bytes the tier on disk holds, if there is one.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.disk.as_ref().map(Disk::bytes)
     }
 
     /// How many bytes of chunks may be kept in memory.
@@ -186,7 +204,10 @@ impl Engine {
             match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
             {
                 Some(answer) => drop(lead.finish(answer)),
-                None => missing.push((lead, wanted)),
+                None => match self.kept_on_disk(&wanted) {
+                    Some(chunk) => self.finish(lead, &wanted, Ok(chunk), hint),
+                    None => missing.push((lead, wanted)),
+                },
             }
         }
         let (Some((_, first)), Some((_, last))) = (missing.first(), missing.last()) else { return };
@@ -221,7 +242,11 @@ impl Engine {
                 Ok(bytes) => {
                     let at = (wanted.place.offset - start) as usize;
                     let sealed = &bytes[at..at + wanted.place.len as usize];
-                    self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, sealed)
+                    let opened = self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, sealed);
+                    if let (Some(disk), Ok(_)) = (&self.disk, &opened) {
+                        disk.put(wanted.id, wanted.place.pack, sealed);
+                    }
+                    opened
                 }
                 Err(error) => Err(error.clone()),
             };
@@ -234,6 +259,24 @@ impl Engine {
                     }));
                 }
                 opened => self.finish(lead, &wanted, opened, hint),
+            }
+        }
+    }
+
+    /// A chunk from the tier on disk, if it is there and proves itself.
+    fn kept_on_disk(&self, wanted: &Wanted) -> Option<Verified> {
+        let disk = self.disk.as_ref()?;
+        let sealed = disk.get(wanted.id, wanted.place.pack)?;
+        match self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
+            Ok(chunk) => {
+                self.watch.disk_chunks.add(1);
+                Some(chunk)
+            }
+            Err(error) => {
+                self.watch.disk_damaged.add(1);
+                disk.forget(wanted.id, wanted.place.pack);
+                tracing::debug!("what the cache kept is damaged and fetched again: {error}");
+                None
             }
         }
     }

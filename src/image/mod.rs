@@ -11,6 +11,7 @@ mod ahead;
 pub mod bulk;
 pub mod cache;
 mod compare;
+pub mod disk;
 mod engine;
 mod map;
 mod pool;

@@ -134,3 +134,58 @@ fn b3_a_repository_that_goes_away_costs_errors_and_comes_back_by_itself() {
         });
     });
 }
+
+#[test]
+fn a11_the_cache_on_disk_spares_the_store_after_a_restart_and_its_damage_harms_nobody() {
+    within(120, |sand| {
+        let bytes = noise(4 * MIB);
+        let image = file(sand, "disk.img", &bytes);
+        let _ = sand.backup("web01", &[&image]);
+        let flags = ["--cache-dir", "cache", "--cache-size", "64M"];
+        let read_all = |mounted: &Mounted<'_>| {
+            assert!(fs::read(mounted.image("web01")).expect("read") == bytes);
+            let stats = mounted.stats();
+            let figure = |name: &str| stats["image"][name].as_u64().expect("a number");
+            (figure("gets"), figure("disk_chunks"), figure("disk_damaged"))
+        };
+        let (gets, from_disk, _) = read_all(&Mounted::with(sand, "mnt", &flags));
+        assert!(gets > 0 && from_disk == 0, "{gets} gets, {from_disk} chunks from the disk");
+        assert_eq!(read_all(&Mounted::with(sand, "mnt", &flags)), (0, 32, 0));
+        for segment in files_under(&sand.root().join("cache")) {
+            let mut stored = fs::read(&segment).expect("read a segment");
+            for at in (0..stored.len()).step_by(400_000) {
+                stored[at + 70] ^= 1;
+            }
+            fs::write(&segment, stored).expect("damage a segment");
+        }
+        let (gets, from_disk, damaged) = read_all(&Mounted::with(sand, "mnt", &flags));
+        assert!(
+            gets > 0 && from_disk + damaged <= 32,
+            "{gets} gets, {from_disk} from the disk, {damaged} damaged"
+        );
+        fs::remove_dir_all(sand.at("cache")).expect("drop the cache");
+        fs::write(sand.at("cache"), "no directory").expect("write");
+        assert_eq!(read_all(&Mounted::with(sand, "mnt", &flags)).1, 0);
+    });
+}
+
+#[test]
+fn a11_a_cache_on_a_full_disk_is_done_without() {
+    within(120, |sand| {
+        let bytes = noise(8 * MIB);
+        let image = file(sand, "disk.img", &bytes);
+        let _ = sand.backup("web01", &[&image]);
+        fs::create_dir(sand.at("small")).expect("make a folder");
+        let small = sand.at("small");
+        let made = crate::world::run_tool("mount", &["-t", "tmpfs", "-o", "size=2m", "none", &small]);
+        if made.code() != Some(0) {
+            return crate::common::skipped("no tmpfs here to fill");
+        }
+        {
+            let mounted = Mounted::with(sand, "mnt", &["--cache-dir", &small, "--cache-size", "64M"]);
+            assert!(fs::read(mounted.image("web01")).expect("read") == bytes);
+            assert!(mounted.lives());
+        }
+        assert_eq!(crate::world::run_tool("umount", &["-l", &small]).code(), Some(0));
+    });
+}

@@ -78,6 +78,13 @@ impl Figures {
             figure("entries", "chunks", true, "Chunks in memory.", counts.entries as u64),
             figure("bytes", "bytes", true, "Bytes that they take.", counts.bytes as u64),
             figure("budget", "bytes", true, "Bytes that they may take.", self.engine.chunk_budget() as u64),
+            figure(
+                "disk_bytes",
+                "bytes",
+                true,
+                "Bytes of sealed chunks in the cache on disk.",
+                self.engine.disk_bytes().unwrap_or(0),
+            ),
         ]
         .into_iter()
     }

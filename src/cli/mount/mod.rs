@@ -16,6 +16,7 @@ use super::context::Context;
 use super::control::{self, Control};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::image::Engine;
+use crate::image::disk::Disk;
 use crate::repo::Repository;
 use crate::seal::Password;
 use crate::view::View;
@@ -115,7 +116,9 @@ struct Serving {
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
         let repository = context.repository_by(password)?;
-        let engine = Engine::new(repository, context.runtime().clone(), context.global.memory)?;
+        let disk = disk(args, &repository);
+        let (runtime, memory) = (context.runtime().clone(), context.global.memory);
+        let engine = Engine::with_disk(repository, runtime, memory, disk)?;
         let view = View::new(Arc::clone(&engine));
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
@@ -143,6 +146,13 @@ impl Serving {
         tracing::info!("{} is unmounted: {:?}", at.display(), ended?);
         Ok(0)
     }
+}
+
+/// The tier on disk that was asked for. Without it all works, so what keeps it from being used is told and no more (A11).
+fn disk(args: &Args, repository: &Repository) -> Option<Disk> {
+    let (dir, size) = (args.cache_dir.as_ref()?, args.cache_size?);
+    let dir = std::path::absolute(dir).ok()?;
+    Disk::open(&dir, repository.id(), size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
 }
 
 fn mount(context: &Context, args: &Args, view: View) -> Result<Mount> {

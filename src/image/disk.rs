@@ -1,0 +1,350 @@
+//! The disk tier: chunks that were fetched from afar, kept on this machine as sealed as they came, within a bound, across restarts.
+//!
+//! ```text
+//! <cache dir>/chunks/<repository>/lock            one process at a time; a second one goes without
+//! <cache dir>/chunks/<repository>/<16 digits>     a segment; the oldest one goes when there is no room for another
+//! segment := ( chunk[32] pack[16] len[u32] check[u64] sealed )*       check: XXH3 of what stands before it; little-endian
+//! ```
+//!
+//! What lies here is what lay in the pack, under the pack's key, which derives from the repository's: filling the tier costs no sealing, no
+//! secret reaches the disk, and the tag proves each chunk when it is opened. Nothing here is trusted and nothing is needed: what is damaged
+//! or gone is a miss. A disk that is full or fails turns the tier off, with one warning (A11).
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::{ChunkId, PackId, RepositoryId, limits};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// When a segment is closed, unless the bound is small.
+const SEGMENT_LEN: u64 = 64 << 20;
+/// The bound is kept to by at least so many segments, so that the oldest one is a small part.
+const SEGMENTS_MIN: u64 = 8;
+const HEAD_LEN: usize = 32 + 16 + 4 + 8;
+
+/// What a chunk is found by: sealed bytes open only under the key of the pack that they came from.
+type Key = (ChunkId, PackId);
+
+/// Where a chunk lies here.
+#[derive(Clone, Copy)]
+struct Spot {
+    segment: u64,
+    offset: u64,
+    len: u32,
+}
+
+/// The tier.
+pub struct Disk {
+    folder: PathBuf,
+    size_max: u64,
+    segment_len: u64,
+    off: AtomicBool,
+    state: Mutex<State>,
+    /// Held for as long as the tier is in use.
+    _lock: File,
+}
+
+#[derive(Default)]
+struct State {
+    spots: HashMap<Key, Spot>,
+    segments: BTreeMap<u64, Segment>,
+    bytes: u64,
+}
+
+struct Segment {
+    file: Arc<File>,
+    len: u64,
+}
+
+impl Disk {
+    /// Opens the tier of a repository below `dir`, which may hold `size_max` bytes.
+    pub fn open(dir: &Path, repository: RepositoryId, size_max: u64) -> Result<Disk> {
+        let folder = dir.join("chunks").join(repository.to_string());
+        let place = folder.display().to_string();
+        let what = || format!("open the cache {place}");
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder).context(what)?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
+        let lock = lock.context(what)?;
+        lock.try_lock()
+            .map_err(|_| Error::new(Kind::Busy, format!("{}: another process uses it", what())))?;
+        let segment_len = (size_max / SEGMENTS_MIN).clamp(1, SEGMENT_LEN);
+        let disk = Disk {
+            folder,
+            size_max,
+            segment_len,
+            off: AtomicBool::new(false),
+            state: Mutex::default(),
+            _lock: lock,
+        };
+        disk.load().context(what)?;
+        Ok(disk)
+    }
+
+    /// The sealed bytes of a chunk of a pack, as they were put in, if they are here. They prove themselves when they are opened.
+    pub fn get(&self, chunk: ChunkId, pack: PackId) -> Option<Vec<u8>> {
+        if self.off.load(Relaxed) {
+            return None;
+        }
+        let (file, spot) = {
+            let state = self.state();
+            let spot = *state.spots.get(&(chunk, pack))?;
+            (Arc::clone(&state.segments.get(&spot.segment)?.file), spot)
+        };
+        let mut sealed = vec![0; spot.len as usize];
+        match file.read_exact_at(&mut sealed, spot.offset) {
+            Ok(()) => Some(sealed),
+            Err(_) => {
+                self.forget(chunk, pack);
+                None
+            }
+        }
+    }
+
+    /// Keeps the sealed bytes of a chunk.
+    pub fn put(&self, chunk: ChunkId, pack: PackId, sealed: &[u8]) {
+        if self.off.load(Relaxed) || sealed.len() > limits::SEALED_LEN_MAX as usize {
+            return;
+        }
+        if let Err(error) = self.append(chunk, pack, sealed) {
+            self.turn_off(&error);
+        }
+    }
+
+    /// What lay here as this chunk did not open: it is a miss from now on.
+    pub fn forget(&self, chunk: ChunkId, pack: PackId) {
+        let _spot = self.state().spots.remove(&(chunk, pack));
+    }
+
+    /// How many bytes lie here.
+    pub fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    fn append(&self, chunk: ChunkId, pack: PackId, sealed: &[u8]) -> std::io::Result<()> {
+        let entry = [&head(chunk, pack, sealed.len() as u32)[..], sealed].concat();
+        let mut state = self.state();
+        if state.spots.contains_key(&(chunk, pack)) || entry.len() as u64 > self.segment_len {
+            return Ok(());
+        }
+        let has_room = |segment: &Segment| segment.len + entry.len() as u64 <= self.segment_len;
+        let newest = state.segments.last_key_value().map(|(number, segment)| (*number, has_room(segment)));
+        let number = match newest {
+            Some((number, true)) => number,
+            newest => {
+                let number = newest.map_or(1, |(number, _)| number + 1);
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(self.path(number))?;
+                let _none = state.segments.insert(number, Segment { file: Arc::new(file), len: 0 });
+                number
+            }
+        };
+        while state.bytes + entry.len() as u64 > self.size_max {
+            if !self.drop_oldest(&mut state, number)? {
+                return Ok(());
+            }
+        }
+        let Some(segment) = state.segments.get_mut(&number) else { return Ok(()) };
+        let offset = segment.len;
+        segment.file.write_all_at(&entry, offset)?;
+        segment.len += entry.len() as u64;
+        state.bytes += entry.len() as u64;
+        let spot = Spot { segment: number, offset: offset + HEAD_LEN as u64, len: sealed.len() as u32 };
+        let _none = state.spots.insert((chunk, pack), spot);
+        Ok(())
+    }
+
+    /// Makes room; false when nothing but the segment in use is left.
+    fn drop_oldest(&self, state: &mut State, in_use: u64) -> std::io::Result<bool> {
+        let Some((number, _)) = state.segments.first_key_value().filter(|(number, _)| **number != in_use)
+        else {
+            return Ok(false);
+        };
+        let number = *number;
+        match fs::remove_file(self.path(number)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let len = state.segments.remove(&number).map_or(0, |segment| segment.len);
+        state.bytes = state.bytes.saturating_sub(len);
+        state.spots.retain(|_, spot| spot.segment != number);
+        Ok(true)
+    }
+
+    /// Learns what is there; what can't be understood ends its segment.
+    fn load(&self) -> std::io::Result<()> {
+        let mut state = self.state();
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let Some(number) = (name.len() == 16).then(|| u64::from_str_radix(&name, 16).ok()).flatten()
+            else {
+                continue;
+            };
+            let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
+            let len = scan(&file, number, &mut state.spots);
+            file.set_len(len)?;
+            state.bytes += len;
+            let _none = state.segments.insert(number, Segment { file: Arc::new(file), len });
+        }
+        let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
+        while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
+        Ok(())
+    }
+
+    fn turn_off(&self, error: &std::io::Error) {
+        if !self.off.swap(true, Relaxed) {
+            tracing::warn!("the cache {} is not used from here on: {error}", self.folder.display());
+        }
+    }
+
+    fn path(&self, segment: u64) -> PathBuf {
+        self.folder.join(format!("{segment:016x}"))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn head(chunk: ChunkId, pack: PackId, len: u32) -> [u8; HEAD_LEN] {
+    let mut out = [0; HEAD_LEN];
+    out[..32].copy_from_slice(&chunk.0);
+    out[32..48].copy_from_slice(&pack.0);
+    out[48..52].copy_from_slice(&len.to_le_bytes());
+    let check = xxh3_64(&out[..52]);
+    out[52..].copy_from_slice(&check.to_le_bytes());
+    out
+}
+
+/// The chunk, its pack and its length, if the head is whole.
+fn parse(bytes: &[u8; HEAD_LEN]) -> Option<(ChunkId, PackId, u32)> {
+    let chunk = ChunkId(*bytes.first_chunk()?);
+    let pack = PackId(*bytes[32..].first_chunk()?);
+    let len = u32::from_le_bytes(*bytes[48..].first_chunk()?);
+    (head(chunk, pack, len) == *bytes && len <= limits::SEALED_LEN_MAX).then_some((chunk, pack, len))
+}
+
+/// Learns what a segment holds; how long the part of it is that makes sense.
+fn scan(file: &File, number: u64, spots: &mut HashMap<Key, Spot>) -> u64 {
+    let end = file.metadata().map_or(0, |meta| meta.len());
+    let (mut at, mut bytes) = (0, [0; HEAD_LEN]);
+    while file.read_exact_at(&mut bytes, at).is_ok() {
+        let Some((chunk, pack, len)) = parse(&bytes) else { break };
+        let offset = at + HEAD_LEN as u64;
+        let next = offset + u64::from(len);
+        if next > end {
+            break;
+        }
+        let _before = spots.insert((chunk, pack), Spot { segment: number, offset, len });
+        at = next;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPOSITORY: RepositoryId = RepositoryId([7; 16]);
+    const PACK: PackId = PackId([9; 16]);
+
+    fn chunk(number: u64) -> (ChunkId, Vec<u8>) {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        (ChunkId(id), vec![number as u8; 1000 + number as usize % 50])
+    }
+
+    fn fill(disk: &Disk, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let (id, bytes) = chunk(number);
+            disk.put(id, PACK, &bytes);
+        }
+    }
+
+    fn held(disk: &Disk, numbers: std::ops::Range<u64>) -> Vec<u64> {
+        let is_here = |number: &u64| {
+            let (id, bytes) = chunk(*number);
+            disk.get(id, PACK).is_some_and(|found| found == bytes)
+        };
+        numbers.filter(is_here).collect()
+    }
+
+    fn segments(dir: &Path) -> Vec<PathBuf> {
+        let folder = dir.join("chunks").join(REPOSITORY.to_string());
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<_> = paths.filter(|path| !path.ends_with("lock")).collect();
+        paths.sort();
+        paths
+    }
+
+    #[test]
+    fn what_was_put_in_is_there_after_a_restart_and_under_its_own_pack_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        fill(&disk, 0..100);
+        assert_eq!(held(&disk, 0..200), (0..100).collect::<Vec<_>>());
+        assert!(disk.get(chunk(1).0, PackId([8; 16])).is_none());
+        assert_eq!(
+            Disk::open(dir.path(), REPOSITORY, 1 << 20).err().map(|error| error.kind()),
+            Some(Kind::Busy)
+        );
+        drop(disk);
+        let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        assert_eq!(held(&disk, 0..200), (0..100).collect::<Vec<_>>());
+        fill(&disk, 100..200);
+        assert_eq!(held(&disk, 0..200).len(), 200);
+    }
+
+    #[test]
+    fn the_bound_holds_and_the_oldest_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = 100_000;
+        let disk = Disk::open(dir.path(), REPOSITORY, bound).unwrap();
+        for number in 0..1000 {
+            fill(&disk, number..number + 1);
+            let on_disk: u64 = segments(dir.path()).iter().map(|path| path.metadata().unwrap().len()).sum();
+            assert!(on_disk <= bound && disk.bytes() == on_disk, "{on_disk}");
+        }
+        let held = held(&disk, 0..1000);
+        assert!(held.len() > 70 && held.iter().copied().eq(held[0]..1000), "{held:?}");
+        drop(disk);
+        let smaller = Disk::open(dir.path(), REPOSITORY, bound / 2).unwrap();
+        assert!(smaller.bytes() <= bound / 2);
+    }
+
+    #[test]
+    fn a11_damage_costs_misses_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        fill(&disk, 0..100);
+        drop(disk);
+        let path = &segments(dir.path())[0];
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2 / 1084 * 1084;
+        bytes[middle..middle + 2000].iter_mut().for_each(|byte| *byte ^= 0x55);
+        bytes.truncate(bytes.len() - 10);
+        fs::write(path, bytes).unwrap();
+        let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        let held = held(&disk, 0..100);
+        assert!((10..100).contains(&held.len()), "{held:?}");
+        fill(&disk, 0..100);
+    }
+
+    #[test]
+    fn a11_a_folder_that_goes_away_turns_the_tier_off_when_it_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), REPOSITORY, 80_000).unwrap();
+        fill(&disk, 0..5);
+        fs::remove_dir_all(dir.path().join("chunks")).unwrap();
+        fill(&disk, 5..1000);
+        assert!(disk.off.load(Relaxed) && held(&disk, 0..1000).is_empty());
+    }
+}
