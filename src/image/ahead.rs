@@ -11,8 +11,9 @@ use std::sync::{Mutex, PoisonError};
 const WINDOW_MIN: u64 = 1 << 20;
 /// What one who went on long gets, if the budget has it.
 const WINDOW_MAX: u64 = 32 << 20;
-/// A read that begins so near to where the last one ended still belongs to the stream: kernels read out of order.
-const SLACK: u64 = 1 << 20;
+/// A read that begins so near to where the last one ended still belongs to the stream: a kernel that reads ahead by 4 MiB has that much
+/// under way at once, and its requests arrive in any order.
+const SLACK: u64 = 6 << 20;
 /// Reads of a stream before it is one.
 const PROOF: u32 = 2;
 

@@ -262,7 +262,11 @@ pub fn join(mut parts: Vec<Part>) -> Bytes {
     if let [Part::Bytes(only)] = parts.as_mut_slice() {
         return std::mem::take(only).into_bytes();
     }
-    let mut all = BytesMut::new();
+    let len = |part: &Part| match part {
+        Part::Bytes(bytes) => bytes.len(),
+        Part::Zeros(len) => *len as usize,
+    };
+    let mut all = BytesMut::with_capacity(parts.iter().map(len).sum());
     for part in parts {
         match part {
             Part::Bytes(bytes) => all.extend_from_slice(&bytes),
