@@ -308,14 +308,20 @@ fn merged(allocation: Option<&[Extent]>, bitmap: Option<&[Extent]>) -> Vec<(Stat
 fn aligned(runs: &[(State, u64)], from: u64, size: u64, block: u64) -> Vec<(State, u64)> {
     let (mut at, mut end, mut cut) = (from, from, Vec::new());
     for &(state, len) in runs {
+        let start = end;
         end += len;
-        let last = if end >= size { size } else { end - end % block };
-        // A run that begins inside a block leaves that block to the data before it.
-        if end > at && last <= at || (state == State::Data && last < end) {
-            let whole = end.next_multiple_of(block).min(size);
-            cut.push((State::Data, whole - at));
-            at = whole;
-        } else if last > at {
+        // A block that an earlier run began and left is neither's: it is read.
+        if at < start {
+            let boundary = start.next_multiple_of(block).min(size);
+            cut.push((State::Data, boundary - at));
+            at = boundary;
+        }
+        let last = match state {
+            State::Data => end.next_multiple_of(block).min(size),
+            _ if end >= size => size,
+            _ => end - end % block,
+        };
+        if last > at {
             cut.push((state, last - at));
             at = last;
         }
@@ -353,6 +359,12 @@ mod tests {
         assert!(names_bitmap("nbd://h/x?bitmap=b0"));
         assert!(!names_bitmap("nbd://h/x") && !names_bitmap("disk.img"));
         assert!(parse("nbd://h/x?bitmpa=b0", &[BITMAP]).unwrap_err().to_string().contains("bitmpa"));
+    }
+
+    #[test]
+    fn a_block_in_which_a_hole_ends_and_something_unchanged_begins_is_read() {
+        let cut = aligned(&[(State::Hole, 8), (State::Same, 1)], 0, 9, 5);
+        assert_eq!(cut, [(State::Hole, 5), (State::Data, 4)]);
     }
 
     proptest! {
