@@ -149,10 +149,19 @@ fn same_disk(context: &Context, items: &[ItemSource], separate: bool) -> Result<
     let directory = context.directory()?;
     for item in items {
         let facts = item.source.facts();
-        let shared = source::shared_disks(facts, &directory).unwrap_or_else(|error| {
-            tracing::debug!("which disks the repository lies on can't be told: {error}");
-            Vec::new()
-        });
+        let shared = match source::shared_disks(facts, &directory) {
+            Ok(shared) => shared,
+            // What was asked for at `init` can't be shown to hold: that is no reason to go on.
+            Err(error) if separate => {
+                let words =
+                    format!("whether {} and the repository are on separate disks can't be told", facts.name);
+                return Err(error.as_kind(Kind::Refused)).context(|| words);
+            }
+            Err(error) => {
+                tracing::debug!("which disks the repository lies on can't be told: {error}");
+                Vec::new()
+            }
+        };
         let Some(disk) = shared.first() else { continue };
         let words = format!("{} lies on the same physical disk as the repository ({disk})", facts.name);
         if separate {

@@ -54,7 +54,7 @@ fn table(records: &[&Record]) -> String {
             units::size(size),
             units::size(data),
             units::size(record.stats.bytes_stored),
-            tags.join(" ")
+            units::plain(&tags.join(" "))
         );
         out.push_str(line.trim_end());
         out.push('\n');

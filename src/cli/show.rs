@@ -20,7 +20,7 @@ pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
 fn page(record: &Record) -> String {
     let mut out = String::new();
     let mut line = |what: &str, value: &str| {
-        let _fits = writeln!(out, "{what:<12}{value}");
+        let _fits = writeln!(out, "{what:<12}{}", units::plain(value));
     };
     line("backup", &record.id.to_string());
     line("name", &record.name);

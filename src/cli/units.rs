@@ -34,9 +34,21 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// Text from a record, which somebody else may have written, as a terminal can bear it (X9).
+pub(super) fn plain(text: &str) -> String {
+    let escaped = |letter: char| letter.is_control().then(|| letter.escape_default().to_string());
+    text.chars().map(|letter| escaped(letter).unwrap_or_else(|| letter.to_string())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn x9_what_a_record_says_cannot_speak_to_the_terminal() {
+        assert_eq!(plain("web01 Ünïcode"), "web01 Ünïcode");
+        assert_eq!(plain("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+    }
 
     #[test]
     fn sizes_are_powers_of_1024() {

@@ -46,16 +46,24 @@ type Planned = (u64, Step, Vec<u8>);
 /// The same, opened.
 type Opened = (u64, Result<(Step, Vec<u8>)>);
 
-/// How many openers, and so how many gets at once.
-fn openers() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2
+/// How many openers, and so how many gets at once: two for each core, if a quarter of the budget has room for what they hold.
+fn openers(image: &Image) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    (cores * 2).min(affordable(image) / 2).max(1)
+}
+
+/// How many groups, sealed and plain, a quarter of the budget has room for.
+fn affordable(image: &Image) -> usize {
+    let group = GROUP_LEN.max(image.map().root.chunk_size.into());
+    usize::try_from(image.engine().memory() / 4 / group).unwrap_or(usize::MAX)
 }
 
 /// Streams a range to a sink, in any order. Not to be called on a worker of the runtime.
 pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink) -> Result<()> {
-    let (steps_in, steps_out) = bounded::<Group>(openers() * 2);
+    let openers = openers(image);
+    let (steps_in, steps_out) = bounded::<Group>(openers * 2);
     std::thread::scope(|scope| {
-        let opened: Vec<_> = (0..openers())
+        let opened: Vec<_> = (0..openers)
             .map(|_| {
                 let steps = steps_out.clone();
                 scope.spawn(move || {
@@ -109,7 +117,8 @@ pub fn stream_in_order(
     cancel: &Cancel,
     take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
 ) -> Result<()> {
-    let window = openers() * 4;
+    let openers = openers(image);
+    let window = (openers * 4).min(affordable(image)).max(2);
     let (steps_in, steps_out) = bounded::<Planned>(window);
     let (done_in, done_out) = bounded::<Opened>(window);
     let (buffers_in, buffers_out) = bounded::<Vec<u8>>(window);
@@ -125,7 +134,7 @@ pub fn stream_in_order(
                 Ok(steps_in.send((number - 1, step, buffer)).is_ok())
             })
         });
-        for _ in 0..openers() {
+        for _ in 0..openers {
             let (steps, done) = (steps_out.clone(), done_in.clone());
             let _thread = scope.spawn(move || open_steps(image, &steps, &done));
         }

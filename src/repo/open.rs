@@ -156,6 +156,10 @@ impl Repository {
 
     /// Adds a slot for `password`.
     pub async fn add_key(&self, password: &Password) -> Result<ObjectId> {
+        if self.key_slots().await?.len() >= limits::SLOTS_MAX {
+            let words = format!("the repository has {} key slots, and no more are tried", limits::SLOTS_MAX);
+            return Err(Error::new(Kind::Refused, words).hint("remove one first: afterimage key remove"));
+        }
         let id = random_id()?;
         let bytes = add_slot(&self.master, self.id(), id, Some(password), clock::now_in_seconds())?;
         self.store.put(&names::slot(id)?, bytes.into()).await.context(|| "write the key slot")?;

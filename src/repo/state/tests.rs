@@ -139,11 +139,15 @@ fn left_after(harm: impl FnOnce(&Path)) -> usize {
 
 #[test]
 fn a11_a_bad_sector_in_the_middle_costs_a_rebuild_and_nothing_else() {
-    let left = left_after(|dir| {
-        let db = OpenOptions::new().write(true).open(database(dir)).unwrap();
-        db.write_all_at(&[0; 64 << 10], db.metadata().unwrap().len() / 2).unwrap();
-    });
-    assert!(left < 200);
+    // Where in its file the database has what depends on timing: somewhere in the middle it does.
+    let bad_sector = |eighth: u64| {
+        left_after(|dir| {
+            let db = OpenOptions::new().write(true).open(database(dir)).unwrap();
+            db.write_all_at(&[0; 64 << 10], db.metadata().unwrap().len() / 8 * eighth).unwrap();
+        })
+    };
+    let left: Vec<_> = (1..8).map(bad_sector).collect();
+    assert!(left.iter().any(|left| *left < 200), "no place held anything: {left:?}");
 }
 
 #[test]
