@@ -40,6 +40,17 @@ fn works(state: &State) {
     assert_eq!(state.object(REPOSITORY, "backups/new").as_deref(), Some(b"new".as_slice()));
 }
 
+/// The same of one that was damaged: a call that meets damage may lose its own write, and a `sled` that hangs is asked no more.
+fn works_or_is_off(state: &State) {
+    let kept = (0..3).any(|_| {
+        state.put_object(REPOSITORY, "backups/new", b"new");
+        let there = state.object(REPOSITORY, "backups/new");
+        assert!(there.as_deref().is_none_or(|there| there == b"new"), "another object's bytes");
+        there.is_some() || !state.is_kept()
+    });
+    assert!(kept, "it is kept but keeps nothing");
+}
+
 fn database(dir: &Path) -> PathBuf {
     dir.join("state/db")
 }
@@ -127,13 +138,16 @@ fn left_after(harm: impl FnOnce(&Path)) -> usize {
     let dir = folder();
     fill(dir.path(), 200);
     harm(dir.path());
-    let left = {
+    let (left, is_off) = {
         let state = State::open(dir.path());
         let left = right_or_absent(&state, 200);
-        works(&state);
-        left
+        works_or_is_off(&state);
+        (left, !state.is_kept())
     };
-    works(&State::open(dir.path()));
+    // One that hung still has the files: only the next process gets new ones.
+    if !is_off {
+        works(&State::open(dir.path()));
+    }
     left
 }
 
