@@ -58,9 +58,15 @@ impl Listener {
     /// before other threads create files.
     pub fn unix(path: &Path) -> io::Result<Self> {
         remove_stale(path)?;
-        let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = UnixListener::bind(path);
-        let _ours = rustix::process::umask(umask);
+        let bound = {
+            // The umask is the process's: two listeners who change it at once would put back each other's.
+            static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+            let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+            let bound = UnixListener::bind(path);
+            let _ours = rustix::process::umask(umask);
+            bound
+        };
         let socket = bound.map_err(context(format_args!("listen on {}", path.display())))?;
         let found = fs::symlink_metadata(path)?;
         let path = OwnPath { path: path.to_owned(), inode: (found.dev(), found.ino()) };
