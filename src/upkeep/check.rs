@@ -159,7 +159,11 @@ impl Scratch {
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                     made => made?,
                 }
-                let lock = File::open(&path)?;
+                let lock = match File::open(&path) {
+                    // Another check swept it between these two lines.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    opened => opened?,
+                };
                 lock.lock()?;
                 // Another check may have swept it before it was locked.
                 if path.exists() {
