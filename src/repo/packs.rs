@@ -146,11 +146,6 @@ impl PackWriter {
         Ok(())
     }
 
-    /// How many bytes are durable so far.
-    pub fn stored(&self) -> u64 {
-        self.stored
-    }
-
     /// The packs that became durable since this was last asked, without waiting for more.
     pub fn take_durable(&mut self) -> Result<Vec<PackRows>> {
         while self.uploads.front().is_some_and(JoinHandle::is_finished) {

@@ -122,11 +122,6 @@ impl Writer {
         Ok(Child { id, place })
     }
 
-    /// How many bytes were stored so far.
-    pub fn stored(&self) -> u64 {
-        self.data.stored() + self.nodes.stored()
-    }
-
     fn index_what_is_durable(&mut self) -> Result<()> {
         let durable = self.data.take_durable()?;
         if durable.is_empty() {

@@ -13,7 +13,7 @@ use crate::progress::{Cancel, Progress};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the journal learns what is done; each time costs a sync.
@@ -276,7 +276,7 @@ fn without_zero_runs(bytes: &[u8]) -> Vec<Range<usize>> {
 /// Reads the target back from its medium and holds every chunk to its id and every hole to zero. Nothing is fetched for it.
 pub fn verify_image(image: &Image, target: &dyn Target, progress: &Progress, cancel: &Cancel) -> Result<()> {
     target.drop_cache().context(|| "read back what was restored")?;
-    let verifying = Verifying { image, target, progress, failed: AtomicBool::new(false) };
+    let verifying = Verifying { image, target, progress };
     stream(image, 0..image.len(), cancel, &verifying).context(|| "read back what was restored")
 }
 
@@ -284,12 +284,10 @@ struct Verifying<'a> {
     image: &'a Image,
     target: &'a dyn Target,
     progress: &'a Progress,
-    failed: AtomicBool,
 }
 
 impl Verifying<'_> {
     fn differs(&self, offset: u64, len: u64) -> Error {
-        self.failed.store(true, Ordering::Relaxed);
         let words =
             format!("the target does not hold what was written at bytes {offset} to {}", offset + len);
         Error::new(Kind::Corrupt, words).hint("the target is not reliable: restore onto another one")
