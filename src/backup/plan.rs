@@ -11,6 +11,7 @@ use crate::format::{BackupId, limits};
 use crate::image::{Engine, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::writer::Writer;
+use crate::seal::random;
 use crate::source::Source;
 use serde_json::{Map as JsonMap, Value};
 use std::collections::BTreeMap;
@@ -144,8 +145,7 @@ fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
 
 fn new_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
-    aws_lc_rs::rand::fill(&mut id)
-        .map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))?;
+    random(&mut id)?;
     Ok(id)
 }
 

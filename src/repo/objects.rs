@@ -6,15 +6,14 @@
 use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{ObjectId, ids::SealKind, limits, object};
-use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under, Verified, open};
+use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under, Verified, open, random};
 use crate::store::list_all;
 use bytes::Bytes;
 
 /// A new random id.
 pub(super) fn random_id() -> Result<ObjectId> {
     let mut id = [0; 16];
-    aws_lc_rs::rand::fill(&mut id)
-        .map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))?;
+    random(&mut id)?;
     Ok(ObjectId(id))
 }
 

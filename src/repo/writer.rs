@@ -137,7 +137,10 @@ impl Writer {
     }
 
     /// Waits until every pack is durable.
-    pub fn finish(self) -> Result<DurablePacks> {
+    pub fn finish(mut self) -> Result<DurablePacks> {
+        // Both last packs are on their way before either is waited for.
+        self.data.close()?;
+        self.nodes.close()?;
         let mut indexed = self.indexed;
         for packs in [self.data, self.nodes] {
             let (durable, stored) = packs.finish()?;

@@ -3,13 +3,15 @@
 //! [`Keys`] never gives a key away: it computes ids and codes, and only this room gets at what seals. Keys of packs are derived when they are
 //! first needed and a thousand are kept ready. FORMAT.md, section 4, has the derivations.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::format::ids::SealKind;
 use crate::format::{ChunkId, ObjectId, PackId, RepositoryId, slot::KEY_LEN};
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use hmac::{Hmac, KeyInit, Mac};
 use lru::LruCache;
+use rustix::io::retry_on_intr;
+use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::Sha256;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,10 +32,16 @@ impl MasterKey {
     }
 }
 
-/// Fills a buffer with random bytes.
-pub(super) fn random(bytes: &mut [u8]) -> Result<()> {
-    aws_lc_rs::rand::fill(bytes)
-        .map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))
+/// Fills a buffer with random bytes. They come from the kernel: a generator of our own would first gather entropy, for as long
+/// as it takes to open a repository.
+pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let filled = retry_on_intr(|| getrandom(&mut *rest, GetRandomFlags::empty()))
+            .context(|| "ask the kernel for random bytes")?;
+        rest = &mut rest[filled..];
+    }
+    Ok(())
 }
 
 /// What a key is for: the object that sealed bytes are part of.

@@ -17,6 +17,7 @@ mod keys;
 mod sealer;
 mod unlock;
 
+pub(crate) use keys::random;
 pub use keys::{Keys, MasterKey, Under};
 pub use sealer::{Seal, Sealed, Verified, open, open_exact, open_into};
 pub use unlock::{Ask, Password, add_slot, new_lock, open_slot};

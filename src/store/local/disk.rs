@@ -58,6 +58,9 @@ pub trait File: Send + Sync {
 
     /// Returns when its bytes would survive a loss of power. Its name may not.
     fn sync(&self) -> Result<()>;
+
+    /// Lets go of the memory that its bytes take, if the file system cares to: nobody will read them soon.
+    fn let_go(&self);
 }
 
 /// An open directory.

@@ -24,6 +24,10 @@ const PIECES_MAX: usize = 1024;
 /// How many folders' durability is remembered.
 const FOLDERS_KNOWN_MAX: usize = 4096;
 
+/// From this length on, what was written leaves the page cache again: a backup is read months later if ever, and must not push out
+/// what the machine works with. The pages serve the next pack at once, which also is cheaper than new ones.
+const LET_GO_LEN: u64 = 1 << 20;
+
 /// How much of an existing object is compared at a time.
 const COMPARE_LEN: usize = 1 << 20;
 
@@ -122,6 +126,9 @@ impl Directory {
             self.new_temp(folder).map_err(|errno| self.change_failed("begin", name, &**folder, errno))?;
         write_all(&*file, body).map_err(|errno| self.change_failed("write", name, &**folder, errno))?;
         self.sync(|| file.sync(), "sync", name)?;
+        if body.len() >= LET_GO_LEN {
+            file.let_go();
+        }
         Ok(temp)
     }
 

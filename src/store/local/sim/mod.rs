@@ -259,6 +259,8 @@ impl File for SimNode {
     fn sync(&self) -> Result<()> {
         self.disk.sync(self.node)
     }
+
+    fn let_go(&self) {}
 }
 
 impl Folder for SimNode {
