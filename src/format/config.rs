@@ -4,7 +4,11 @@
 //! believed: the caller compares the authentication code once it has the key.
 
 use super::node::judge_chunk_size;
-use super::{Corrupt, RepositoryId, corrupt::within, limits};
+use super::{
+    Corrupt, RepositoryId,
+    corrupt::{readable, within},
+    limits,
+};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "afterimage";
@@ -80,9 +84,7 @@ impl Config {
         if version.format != FORMAT {
             return Err(Corrupt::Magic { what: "a repository" });
         }
-        if version.version > u64::from(limits::VERSION) {
-            return Err(Corrupt::Newer { found: version.version, known: limits::VERSION.into() });
-        }
+        readable(version.version, limits::VERSION.into())?;
         let written: Written = serde_json::from_slice(bytes).map_err(json)?;
         let config = Config {
             repository: written.repository,

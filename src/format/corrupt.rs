@@ -80,3 +80,12 @@ impl From<Corrupt> for Error {
 pub(super) fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Corrupt> {
     if found > limit { Err(Corrupt::Limit { what, found, limit }) } else { Ok(()) }
 }
+
+/// Refuses the version of a format that this build does not read.
+pub(super) fn readable(found: u64, known: u64) -> Result<(), Corrupt> {
+    match found {
+        0 => Err(Corrupt::Field { what: "version", wanted: "1 or more" }),
+        found if found > known => Err(Corrupt::Newer { found, known }),
+        _ => Ok(()),
+    }
+}

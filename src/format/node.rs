@@ -11,7 +11,7 @@
 //! Holds: a node's id covers `canon` alone, so equal content has equal ids wherever its chunks lie. A slot without an id reads
 //! as zeros. `len` is what the node covers; only the last node of a level may cover less than its span.
 
-use super::corrupt::within;
+use super::corrupt::{readable, within};
 use super::{ChunkId, Corrupt, Cursor, PackId, Place, limits, put_u16, put_u32, put_u64};
 
 const NODE_VERSION: u8 = 1;
@@ -177,11 +177,9 @@ impl Node {
     pub fn parse(bytes: &[u8]) -> Result<(Node, &[u8]), Corrupt> {
         let mut at = Cursor::new(bytes);
         let version = at.u8()?;
-        if version > NODE_VERSION {
-            return Err(Corrupt::Newer { found: version.into(), known: NODE_VERSION.into() });
-        }
+        readable(version.into(), NODE_VERSION.into())?;
         let (shape, level, zero) = (at.u8()?, at.u8()?, at.u8()?);
-        if zero != 0 || version == 0 {
+        if zero != 0 {
             return Err(Corrupt::NotZero { found: zero.into() });
         }
         within("level of a node", level.into(), limits::LEVEL_MAX.into())?;

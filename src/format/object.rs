@@ -8,7 +8,7 @@
 //! The seal of a part binds repository, kind, object, its number and how many there are, so that none can be left out, moved or
 //! taken for another. The checksum is XXH3-128 over everything before it.
 
-use super::corrupt::within;
+use super::corrupt::{readable, within};
 use super::ids::SealKind;
 use super::{Corrupt, Cursor, ObjectId, RepositoryId, limits, put_u16, put_u32};
 use xxhash_rust::xxh3::xxh3_128;
@@ -47,9 +47,7 @@ pub fn parse(
         return Err(Corrupt::Magic { what: "an object" });
     }
     let version = at.u16()?;
-    if version > limits::VERSION {
-        return Err(Corrupt::Newer { found: version.into(), known: limits::VERSION.into() });
-    }
+    readable(version.into(), limits::VERSION.into())?;
     let body_len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or(Corrupt::Short)?;
     let (body, checksum) = bytes.split_at_checked(body_len).ok_or(Corrupt::Short)?;
     if xxh3_128(body).to_le_bytes() != checksum {
@@ -59,7 +57,7 @@ pub fn parse(
     if found != kind.byte() {
         return Err(Corrupt::OtherKind { found, wanted: kind.byte() });
     }
-    if zero != 0 || version == 0 {
+    if zero != 0 {
         return Err(Corrupt::NotZero { found: zero.into() });
     }
     let found = RepositoryId(at.array()?);

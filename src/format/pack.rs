@@ -11,7 +11,7 @@
 //! Holds: rows tile the bytes between header and table exactly, so a row needs no offset and none can overlap.
 //! The checksum is XXH3-128 over everything before it, so that a copy can be judged without the key.
 
-use super::corrupt::within;
+use super::corrupt::{readable, within};
 use super::ids::SealKind;
 use super::{ChunkId, Corrupt, Cursor, PackId, Place, RepositoryId, limits, put_u16, put_u32, put_u64};
 
@@ -59,11 +59,9 @@ pub fn parse_header(bytes: &[u8], repository: RepositoryId, pack: PackId) -> Res
         return Err(Corrupt::Magic { what: "a pack" });
     }
     let version = at.u16()?;
-    if version > limits::VERSION {
-        return Err(Corrupt::Newer { found: version.into(), known: limits::VERSION.into() });
-    }
+    readable(version.into(), limits::VERSION.into())?;
     let zero = u64::from(at.u16()?) | u64::from(at.u32()?);
-    if zero != 0 || version == 0 {
+    if zero != 0 {
         return Err(Corrupt::NotZero { found: zero });
     }
     let found = RepositoryId(at.array()?);

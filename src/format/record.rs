@@ -2,7 +2,7 @@
 //!
 //! All fields exist from version 1, used or not; unknown ones are ignored, so that records can grow.
 
-use super::corrupt::within;
+use super::corrupt::{readable, within};
 use super::{BackupId, ChunkId, Corrupt, Place, RepositoryId, config::json, limits, node, node::Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -157,9 +157,7 @@ impl Record {
         }
         within("length of a record", len(bytes), limits::RECORD_LEN_MAX.into())?;
         let Version { version } = serde_json::from_slice(bytes).map_err(json)?;
-        if version > u64::from(limits::VERSION) {
-            return Err(Corrupt::Newer { found: version, known: limits::VERSION.into() });
-        }
+        readable(version, limits::VERSION.into())?;
         let record: Record = serde_json::from_slice(bytes).map_err(json)?;
         record.judge()?;
         Ok(record)

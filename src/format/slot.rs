@@ -2,7 +2,7 @@
 //!
 //! JSON, because it is what people look at when they wonder who can get in. No type here has a `Debug`: a key never reaches a log.
 
-use super::corrupt::within;
+use super::corrupt::{readable, within};
 use super::{Corrupt, ObjectId, RepositoryId, config::json, ids, limits};
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +80,7 @@ impl Slot {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         within("length of a key slot", len, limits::SMALL_JSON_LEN_MAX.into())?;
         let slot: Slot = serde_json::from_slice(bytes).map_err(json)?;
-        if slot.version > u64::from(limits::VERSION) {
-            return Err(Corrupt::Newer { found: slot.version, known: limits::VERSION.into() });
-        }
+        readable(slot.version, limits::VERSION.into())?;
         Ok(slot)
     }
 

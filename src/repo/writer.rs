@@ -23,6 +23,8 @@ use tokio::runtime::Handle;
 const ROWS_PER_INDEX: usize = 256 * 1024;
 /// With more index objects than this, small ones are merged.
 const INDEXES_MAX: usize = 32;
+/// So many reused packs are looked at once more at the same time: on a store far away each look takes its while.
+const LOOKS_MAX: usize = 16;
 /// At most so many bytes of them at once.
 const MERGE_LEN_MAX: u64 = 32 << 20;
 
@@ -176,13 +178,10 @@ impl Repository {
     /// Publishes the record: from here on the backup is listed. Before that, what the run reused is looked at once more: a
     /// pack that has gone meanwhile fails the backup rather than its readers.
     pub async fn publish_backup(&self, record: &Record, named: &NamedChunks) -> Result<()> {
-        for &pack in &named.reused {
-            let name = super::names::pack(pack)?;
-            let gone = || format!("look again at {name}, which this backup reuses");
-            let _there = self.store.stat(&name).await.context(gone).map_err(|error| match error.kind() {
-                Kind::Missing => error.hint("run the same backup again"),
-                _ => error,
-            })?;
+        let reused: Vec<PackId> = named.reused.iter().copied().collect();
+        for some in reused.chunks(LOOKS_MAX) {
+            let looks = some.iter().map(|&pack| self.look_again(pack));
+            super::together(looks).await.into_iter().collect::<Result<()>>()?;
         }
         let bytes = record.write()?;
         if bytes.len() > limits::RECORD_LEN_MAX as usize {
@@ -191,6 +190,16 @@ impl Repository {
             );
         }
         let _len = self.put_object(SealKind::Record, record.id.into(), &[bytes]).await?;
+        Ok(())
+    }
+
+    async fn look_again(&self, pack: PackId) -> Result<()> {
+        let name = super::names::pack(pack)?;
+        let gone = || format!("look again at {name}, which this backup reuses");
+        let _there = self.store.stat(&name).await.context(gone).map_err(|error| match error.kind() {
+            Kind::Missing => error.hint("run the same backup again"),
+            _ => error,
+        })?;
         Ok(())
     }
 

@@ -220,6 +220,14 @@ fn items_may_be_named() {
 }
 
 #[test]
+fn a_file_that_the_kernel_makes_up_while_it_is_read_is_refused_rather_than_taken_for_empty() {
+    let sand = Sandbox::with_repo();
+    let refused = sand.ends(1, &["backup", "/proc/version", "--name", "kernel"]).saying("size is given as 0");
+    assert!(refused.stderr.contains("afterimage backup -"), "{refused}");
+    assert!(sand.list().is_empty());
+}
+
+#[test]
 fn what_comes_by_stdin_is_a_source() {
     let sand = Sandbox::with_repo();
     for len in [0, 1, 3 * MIB + 77] {

@@ -8,6 +8,7 @@ mod common;
 mod bad_luck;
 mod damage;
 mod foreign;
+mod golden;
 mod harness;
 mod images;
 mod keys;
