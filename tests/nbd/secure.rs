@@ -93,8 +93,14 @@ fn n9_clients_with_the_right_certificate_copy_both_ways_by_tls() {
     let _ = tool("nbdcopy", &[&uri, &sand.at("copy")]);
     same_files(&sand.at("copy"), &image);
     let (object, by_qemu) = town.qemu("web01");
-    let compare =
-        ["compare", "--object", &object, "--image-opts", &by_qemu, &format!("driver=raw,file.filename={image}")];
+    let compare = [
+        "compare",
+        "--object",
+        &object,
+        "--image-opts",
+        &by_qemu,
+        &format!("driver=raw,file.filename={image}"),
+    ];
     let _ = tool("qemu-img", &compare);
     let other = file(sand, "other", &mixed(4, 4 * MIB));
     let convert =

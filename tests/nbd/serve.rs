@@ -123,33 +123,37 @@ fn n15_a_server_that_is_asked_to_stop_answers_what_it_was_asked_and_leaves() {
     let begun = std::time::Instant::now();
     let mut answers = Vec::new();
     runtime.block_on(async {
-        for at in 0..4096u64 {
-            if at == 2048 {
+        // Until it is refused: how soon the signal is heard is up to the machine.
+        for at in 0u64.. {
+            if at == 1024 {
                 server.terminate();
             }
             let offset = at % 512 * 65_536;
-            // Never more than a few on their way, so that the server hears of its end amid them.
             let write = busy.start_write(offset, block.clone(), false).expect("a write");
             let read = busy.start_read(offset, vec![0; 512]).expect("a read");
             answers.push((write.wait().await, read.wait().await));
             if answers.last().is_some_and(|(write, _)| write.is_err()) {
                 break;
             }
+            assert!(begun.elapsed() < Duration::from_secs(30), "the server went on");
         }
     });
-    assert!(answers.len() > 2048, "a client was cut off before anybody asked the server to stop");
+    assert!(answers.len() > 1024, "a client was cut off before anybody asked the server to stop");
     for (write, read) in &answers {
         let refused = [write.as_ref().err(), read.as_ref().err()];
         assert!(refused.into_iter().flatten().all(is_about_the_stop), "{refused:?}");
         assert!(read.as_ref().map_or(true, |bytes| bytes.iter().all(|byte| *byte == 7)), "wrong bytes");
     }
-    let last = answers.pop().expect("answers").0.expect_err("the server went on");
+    let last = answers.pop().expect("answers").0.expect_err("it ended with a refusal");
     assert_eq!(last.kind(), Kind::Answered(WireError::Shutdown), "who still asks is told why: {last}");
     let written = answers.iter().filter(|(write, _)| write.is_ok()).count();
     let _ = server.running.wait(Duration::from_secs(20)).expect_code(0);
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     let bytes = std::fs::read(&target).expect("read");
-    assert!(bytes[..written.min(512) * 65_536].iter().all(|byte| *byte == 7), "answered, but not on the medium");
+    assert!(
+        bytes[..written.min(512) * 65_536].iter().all(|byte| *byte == 7),
+        "answered, but not on the medium"
+    );
     assert!(!std::path::Path::new(&sand.at("serve.sock")).exists(), "the socket is removed");
     let again = ours(&sand, &["--target", &format!("t={target}")]);
     let _ = again.stop().expect_code(0);
