@@ -297,6 +297,7 @@ fn n16_fio_verifies_what_it_wrote() {
                 "--iodepth=32",
                 "--size=32m",
                 "--verify=crc32c",
+                "--verify_state_save=0",
                 "--thread",
                 "--minimal",
             ],

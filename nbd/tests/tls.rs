@@ -12,51 +12,21 @@ use afterimage_nbd::memory::Memory;
 use afterimage_nbd::server::{Settings, Tls};
 use afterimage_nbd::tls::{Acceptor, Files};
 use afterimage_nbd::wire::{Framing, OptionHeader, OptionReply, WireError, cmd, opt, rep};
+use common::papers::{Authority, Papers, authority, issue, papers};
 use common::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-type Issuer = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(name: &str) -> Issuer {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate with its key, both PEM.
-struct Papers {
-    certificate: String,
-    key: String,
-}
-
-fn papers(issuer: &Issuer, name: &str, expired: bool) -> Papers {
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    if expired {
-        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-    }
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, issuer).unwrap().pem();
-    Papers { certificate, key: key.serialize_pem() }
-}
-
 /// Everyone's papers, and a server that asks for them.
 struct Town {
-    authority: Issuer,
+    authority: Authority,
     dir: tempfile::TempDir,
 }
 
 impl Town {
     fn new() -> Town {
         let town = Town { authority: authority("town"), dir: tempfile::tempdir().unwrap() };
-        let server = papers(&town.authority, "localhost", false);
-        town.put("server-cert.pem", &server.certificate);
-        town.put("server-key.pem", &server.key);
-        town.put("ca-cert.pem", &town.authority.pem());
+        issue(town.dir.path(), &town.authority, "localhost", "server");
         town
     }
 

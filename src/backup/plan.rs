@@ -79,6 +79,9 @@ pub fn run(
     let mut writer = Writer::new(repository, &known, runtime, usize::try_from(uploads).unwrap_or(1))?;
     let mut items = Vec::new();
     let mut stats = Stats::default();
+    for item in &job.items {
+        judge_parent(parent.as_ref(), item)?;
+    }
     for item in job.items {
         let plan = ItemPlan {
             engine,
@@ -183,14 +186,24 @@ async fn find_parent(engine: &Arc<Engine>, job: &Job) -> Result<Option<Record>> 
     }
 }
 
-fn map_of(parent: &Record, item: &str) -> Option<Map> {
+fn item_of<'a>(parent: &'a Record, item: &str) -> Option<&'a Item> {
     let named = parent.items.iter().find(|there| there.name == item);
     // One image in, one image out: it is the same disk, whatever it was called.
-    let only = (parent.items.len() == 1).then(|| &parent.items[0]);
-    match named.or(only)?.content {
+    named.or((parent.items.len() == 1).then(|| &parent.items[0]))
+}
+
+fn map_of(parent: &Record, item: &str) -> Option<Map> {
+    match item_of(parent, item)?.content {
         Content::Image { size, root, .. } => Some(Map { root, len: size }),
         Content::Tree { .. } => None,
     }
+}
+
+/// What a source calls unchanged is taken from the parent unseen, so the source has a say in which parent that is.
+fn judge_parent(parent: Option<&Record>, item: &ItemSource) -> Result<()> {
+    let before = parent.and_then(|parent| item_of(parent, &item.name));
+    let facts = before.and_then(|before| serde_json::from_value(before.source.clone()).ok());
+    item.source.judge_parent(facts.as_ref()).context(|| format!("back up {}", item.name))
 }
 
 fn as_item(name: String, done: ItemDone) -> Result<Item> {

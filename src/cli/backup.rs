@@ -23,7 +23,7 @@ const METADATA_LEN_MAX: u64 = 2 << 20;
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
-    whose_bitmap(&args)?;
+    let with_bitmap = whose_bitmap(&args)?;
     let engine = context.writer_engine()?;
     let items = open_sources(context, &args.sources)?;
     same_disk(context, &items, engine.repository().config.separate)?;
@@ -32,7 +32,15 @@ pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
         Some("none") => Parent::None,
         Some(text) => {
             let reference = Reference::parse(text)?;
-            Parent::Of(context.runtime().block_on(engine.repository().find(&reference))?.id)
+            let record = context.runtime().block_on(engine.repository().find(&reference))?;
+            if with_bitmap && record.name != args.name {
+                let words = format!(
+                    "a backup named {} takes what its bitmap calls unchanged from its own past, not from {text}, which is named {}",
+                    args.name, record.name
+                );
+                return Err(Error::new(Kind::Refused, words).hint("name a --parent of the same --name"));
+            }
+            Parent::Of(record.id)
         }
     };
     let job = Job {
@@ -108,8 +116,8 @@ fn open_sources(context: &Context, words: &[String]) -> Result<Vec<ItemSource>> 
 }
 
 /// A bitmap counts from the moment of one backup on. With another one as the parent the result would be a mix of two moments, so the user has
-/// to say which it is.
-fn whose_bitmap(args: &Backup) -> Result<()> {
+/// to say which it is. Tells whether there is one.
+fn whose_bitmap(args: &Backup) -> Result<bool> {
     let with_bitmap = args.sources.iter().find(|word| source::nbd::names_bitmap(split_item(word).1));
     match (with_bitmap, args.parent.as_deref()) {
         (Some(source), None | Some("none")) => {
@@ -118,7 +126,7 @@ fn whose_bitmap(args: &Backup) -> Result<()> {
             Err(Error::new(Kind::Usage, words)
                 .hint("name the backup that was made when the bitmap was begun: --parent BACKUP"))
         }
-        _ => Ok(()),
+        (with_bitmap, _) => Ok(with_bitmap.is_some()),
     }
 }
 

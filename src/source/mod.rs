@@ -67,6 +67,12 @@ pub trait Source: Send {
     /// as far as data goes on, or tells how far nothing goes on. A short `Data` is no end; only `End` is.
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Piece>;
 
+    /// Before anything is read: fails when pieces will be called the same as in the parent, and what the parent has under this item
+    /// (`before`) was another thing.
+    fn judge_parent(&self, _before: Option<&Facts>) -> Result<()> {
+        Ok(())
+    }
+
     /// Called after `End`: fails when the source is no longer what it was when it was opened (size changed).
     fn finish(&mut self) -> Result<()>;
 

@@ -70,6 +70,12 @@ pub fn identity(uri: &Uri) -> String {
     format!("nbd {}", uri.bare())
 }
 
+/// Whether two URIs name an export of the same name. Where its server is reached may change from one backup to the next.
+fn is_same_export(a: &str, b: &str) -> bool {
+    let export = |text: &str| text.parse::<Uri>().ok().map(|uri| uri.export);
+    export(a).is_some_and(|name| Some(name) == export(b))
+}
+
 /// Reads the text of a URI; parameters that are neither the protocol's nor in `known` are refused.
 pub fn parse(text: &str, known: &[&str]) -> Result<Uri> {
     let off = |words: String| Error::new(Kind::Usage, words);
@@ -174,6 +180,20 @@ impl Source for NbdSource {
         self.passed = passed;
         self.at += len;
         Ok(piece)
+    }
+
+    fn judge_parent(&self, before: Option<&Facts>) -> Result<()> {
+        if self.bitmap.is_none()
+            || before.is_some_and(|before| is_same_export(&before.name, &self.facts.name))
+        {
+            return Ok(());
+        }
+        let was = before.map_or("has nothing under this name".to_owned(), |before| {
+            format!("is a backup of {} {}", before.kind, before.name)
+        });
+        let words = format!("read only what changed of {}: the parent {was}", self.facts.name);
+        Err(Error::new(Kind::Refused, words)
+            .hint("--parent is the backup of this export that the bitmap was begun at; without bitmap= all of it is read"))
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -359,6 +379,15 @@ mod tests {
         assert!(names_bitmap("nbd://h/x?bitmap=b0"));
         assert!(!names_bitmap("nbd://h/x") && !names_bitmap("disk.img"));
         assert!(parse("nbd://h/x?bitmpa=b0", &[BITMAP]).unwrap_err().to_string().contains("bitmpa"));
+    }
+
+    #[test]
+    fn an_export_is_known_by_its_name_wherever_its_server_is() {
+        let uri = "nbd+unix:///vda?socket=/a&bitmap=b0";
+        assert!(is_same_export(uri, "nbd://host/vda"));
+        for other in ["nbd+unix:///vdb?socket=/a", "nbd+unix:///?socket=/a", "vda", ""] {
+            assert!(!is_same_export(uri, other) && !is_same_export(other, uri), "{other}");
+        }
     }
 
     #[test]

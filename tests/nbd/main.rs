@@ -4,6 +4,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../../nbd/tests/common/papers.rs"]
+mod papers;
+
+mod devices;
+mod fuse;
+mod oracles;
+mod secure;
 mod serve;
 mod servers;
 mod sources;

@@ -2,7 +2,8 @@
 
 use crate::common::images::{MIB, file, mixed};
 use crate::common::{Sandbox, tool};
-use crate::servers::{have, ours, same_files};
+use crate::servers::{have, nbdkit, ours, python_with_libnbd, same_files};
+use afterimage_nbd::client::{Client, Kind, Options, WireError};
 use std::time::Duration;
 
 #[test]
@@ -106,31 +107,97 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
 }
 
 #[test]
-fn n15_a_server_that_is_asked_to_stop_lets_its_clients_finish_and_cleans_up() {
-    if !have(&["nbdcopy"]) {
-        return;
-    }
+fn n15_a_server_that_is_asked_to_stop_answers_what_it_was_asked_and_leaves() {
     let sand = Sandbox::new();
-    let target = sand.at("t.raw");
-    let server = ours(&sand, &["--target", &format!("t={target},size=64M,create")]);
-    let uri = server.uri("t", "");
-    let image = file(&sand, "image", &mixed(9, 16 * MIB));
-    let writing = std::thread::spawn(move || tool("nbdcopy", &[&image, &uri]));
-    let _ = writing.join().expect("nbdcopy ends");
-    let _ = server.stop().expect_code(0);
+    let target = file(&sand, "t.raw", &vec![0; 32 * MIB as usize]);
+    let server = ours(&sand, &["--target", &format!("t={target}")]);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let uri = server.uri("t", "").parse().expect("a URI");
+    let alone = Options { connections: 1, ..Options::default() };
+    let connect = || Client::connect(&uri, &alone);
+    // One that is idle, one that never gets past the greeting, and one in the middle of its work.
+    let _idle = runtime.block_on(connect()).expect("connect");
+    let _greeting = std::os::unix::net::UnixStream::connect(server.socket()).expect("connect");
+    let busy = runtime.block_on(connect()).expect("connect");
+    let block = bytes::Bytes::from(vec![7; 64 * 1024]);
+    let begun = std::time::Instant::now();
+    let mut answers = Vec::new();
+    runtime.block_on(async {
+        // Until it is refused: how soon the signal is heard is up to the machine.
+        for at in 0u64.. {
+            if at == 1024 {
+                server.terminate();
+            }
+            let offset = at % 512 * 65_536;
+            let write = busy.start_write(offset, block.clone(), false).expect("a write");
+            let read = busy.start_read(offset, vec![0; 512]).expect("a read");
+            answers.push((write.wait().await, read.wait().await));
+            if answers.last().is_some_and(|(write, _)| write.is_err()) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "the server went on");
+        }
+    });
+    assert!(answers.len() > 1024, "a client was cut off before anybody asked the server to stop");
+    for (write, read) in &answers {
+        let refused = [write.as_ref().err(), read.as_ref().err()];
+        assert!(refused.into_iter().flatten().all(is_about_the_stop), "{refused:?}");
+        assert!(read.as_ref().map_or(true, |bytes| bytes.iter().all(|byte| *byte == 7)), "wrong bytes");
+    }
+    let last = answers.pop().expect("answers").0.expect_err("it ended with a refusal");
+    assert_eq!(last.kind(), Kind::Answered(WireError::Shutdown), "who still asks is told why: {last}");
+    let written = answers.iter().filter(|(write, _)| write.is_ok()).count();
+    let _ = server.running.wait(Duration::from_secs(20)).expect_code(0);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let bytes = std::fs::read(&target).expect("read");
+    assert!(
+        bytes[..written.min(512) * 65_536].iter().all(|byte| *byte == 7),
+        "answered, but not on the medium"
+    );
     assert!(!std::path::Path::new(&sand.at("serve.sock")).exists(), "the socket is removed");
     let again = ours(&sand, &["--target", &format!("t={target}")]);
     let _ = again.stop().expect_code(0);
 }
 
+/// Refused because the server stops, or hung up on after it had.
+fn is_about_the_stop(why: &afterimage_nbd::client::Error) -> bool {
+    matches!(why.kind(), Kind::Answered(WireError::Shutdown) | Kind::Unreachable)
+}
+
 #[test]
-fn one_client_is_served_on_standard_input_and_output() {
-    let python = "/usr/bin/python3"; // the system's, which has libnbd's module where that is installed
-    let has_module = std::process::Command::new(python).args(["-c", "import nbd"]).output();
-    if !has_module.is_ok_and(|output| output.status.success()) {
-        crate::common::skipped("python3-libnbd is not installed");
+fn n15_a_copy_that_the_server_stops_ends_with_an_error_and_the_server_well() {
+    if !have(&["nbdcopy", "nbdkit"]) {
         return;
     }
+    let sand = Sandbox::new();
+    let target = sand.at("t.raw");
+    let server = ours(&sand, &["--target", &format!("t={target},size=64M,create")]);
+    // As slow as it takes to be stopped in its midst: 256 reads of 256 KiB, each late.
+    let slow = ["--filter=delay", "pattern", "64M", "delay-read=100ms"];
+    let Some(source) = nbdkit(&sand, "slow.sock", &slow) else { return };
+    let mut copy = std::process::Command::new("nbdcopy");
+    let _ = copy.args(["--connections=1", "--requests=4", &source.uri("", ""), &server.uri("t", "")]);
+    let mut copy = crate::common::Running::start(copy);
+    let some = std::time::Instant::now() + Duration::from_secs(20);
+    while crate::common::images::allocated(&target) < MIB && std::time::Instant::now() < some {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!copy.has_ended(), "nbdcopy was to be in its midst");
+    let begun = std::time::Instant::now();
+    let _ = server.stop().expect_code(0);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_ne!(copy.wait(Duration::from_secs(30)).code(), Some(0), "half a copy is no success");
+    // nbdkit's pattern is each place's own offset; what is there is right, the rest was never written.
+    let bytes = std::fs::read(&target).expect("read");
+    let right = bytes.chunks(8).enumerate().filter(|(at, word)| **word == (*at as u64 * 8).to_be_bytes());
+    assert!(right.count() as u64 * 8 >= MIB, "what was answered is on the medium");
+    let wrong = |(at, word): &(usize, &[u8])| **word != [0; 8] && **word != (*at as u64 * 8).to_be_bytes();
+    assert_eq!(bytes.chunks(8).enumerate().find(wrong), None);
+}
+
+#[test]
+fn one_client_is_served_on_standard_input_and_output() {
+    let Some(python) = python_with_libnbd() else { return };
     let sand = Sandbox::new();
     let target = file(&sand, "t.raw", &[7; 65_536]);
     let script = "import nbd, sys; h = nbd.NBD(); h.connect_command(sys.argv[1:]); print(h.get_size(), h.pread(4, 9)); h.shutdown()";

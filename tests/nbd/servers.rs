@@ -25,6 +25,17 @@ impl Listening {
         Listening { running, socket: socket.to_owned() }
     }
 
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Asks it to stop, and doesn't wait.
+    pub(crate) fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.running.pid().try_into().expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("send SIGTERM");
+    }
+
     /// The URI of an export, with parameters of ours behind it.
     pub(crate) fn uri(&self, export: &str, more: &str) -> String {
         format!("nbd+unix:///{export}?socket={}{more}", self.socket)
@@ -32,8 +43,7 @@ impl Listening {
 
     /// Asks it to stop, as systemd does, and waits for its end.
     pub(crate) fn stop(self) -> crate::common::Output {
-        let pid = nix::unistd::Pid::from_raw(self.running.pid().try_into().expect("a process id"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("send SIGTERM");
+        self.terminate();
         self.running.wait(Duration::from_secs(30))
     }
 }
@@ -65,6 +75,48 @@ pub(crate) fn qemu_nbd(sand: &Sandbox, image: &str, extra: &[&str]) -> Option<Li
     Some(Listening::start(command, &socket))
 }
 
+/// nbd-server, the oldest of them all: no structured replies, a process for each client. It leaves the test's family of processes,
+/// so its end is sent to the process that it says it is.
+pub(crate) struct NbdServer {
+    pid: i32,
+    socket: String,
+}
+
+impl NbdServer {
+    /// Offers a file as the export `disk`.
+    pub(crate) fn start(sand: &Sandbox, file: &str) -> Option<NbdServer> {
+        let mut command = tool("nbd-server")?;
+        let (socket, pid, config) = (sand.at("old.sock"), sand.at("old.pid"), sand.at("old.conf"));
+        let text = format!(
+            "[generic]\nunixsock = {socket}\n[disk]\nexportname = {file}\nflush = true\nfua = true\ntrim = true\n"
+        );
+        std::fs::write(&config, text).expect("write a configuration");
+        let _ = command.args(["-C", &config, "-p", &pid]);
+        let _ = crate::common::run(command, Duration::from_secs(30)).expect_code(0);
+        let until = Instant::now() + Duration::from_secs(30);
+        let pid = loop {
+            let said = std::fs::read_to_string(&pid).ok().and_then(|text| text.trim().parse().ok());
+            match said.filter(|_| UnixStream::connect(&socket).is_ok()) {
+                Some(pid) => break pid,
+                None => assert!(Instant::now() < until, "nbd-server does not listen"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Some(NbdServer { pid, socket })
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("nbd+unix:///disk?socket={}", self.socket)
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    }
+}
+
 /// Our own `serve`, with these arguments besides the socket.
 pub(crate) fn ours(sand: &Sandbox, args: &[&str]) -> Listening {
     let socket = sand.at("serve.sock");
@@ -72,6 +124,17 @@ pub(crate) fn ours(sand: &Sandbox, args: &[&str]) -> Listening {
     let mut words = vec!["serve", "--listen", &listen];
     words.extend(args);
     Listening::start(sand.command(&words), &socket)
+}
+
+/// The system's Python, if it has libnbd's module; another one that is first in the search path has not.
+pub(crate) fn python_with_libnbd() -> Option<&'static str> {
+    let python = "/usr/bin/python3";
+    let asked = Command::new(python).args(["-c", "import nbd"]).output();
+    let found = asked.is_ok_and(|output| output.status.success());
+    if !found {
+        skipped("python3-libnbd is not installed");
+    }
+    found.then_some(python)
 }
 
 /// Whether all of these are installed; says which one is not.

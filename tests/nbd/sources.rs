@@ -81,6 +81,39 @@ fn a_bitmap_wants_its_parent_named_and_to_be_there() {
 }
 
 #[test]
+fn a_bitmap_is_refused_over_a_parent_that_was_another_disk() {
+    if !have(&["qemu-img", "qemu-nbd"]) {
+        return;
+    }
+    let sand = Sandbox::with_repo();
+    let (image, raw) = qcow2(&sand, true);
+    let Some(server) = qemu_nbd(&sand, &image, &["-B", "b0"]) else { return };
+    let right = sand.backup("vm", &[&server.uri("vda", "")]);
+    let other = file(&sand, "other.raw", &mixed(8, 24 * MIB));
+    let a_file = sand.backup("vm", &[&raw]);
+    let Some(kit) = nbdkit(&sand, "k.sock", &["-e", "vdb", "file", &other]) else { return };
+    let another = sand.backup("vm", &[&kit.uri("vdb", "")]);
+    let named_otherwise = sand.backup("web02", &[&server.uri("vda", "")]);
+    let with_bitmap = server.uri("vda", "&bitmap=b0");
+    let over = |parent: &str| ["backup", &with_bitmap, "--name", "vm", "--parent", parent].map(str::to_owned);
+    let before = sand.list().len();
+    for (parent, words) in [
+        (&a_file, "is a backup of file"),
+        (&another, "is a backup of nbd"),
+        (&named_otherwise, "which is named web02"),
+    ] {
+        let args = over(parent.id());
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let _ = sand.ends(4, &args).saying(words).saying("--parent");
+    }
+    assert_eq!(sand.list().len(), before, "a refused backup left a record");
+    let _ = sand.backup_with("vm", &[&with_bitmap], &["--parent", right.id()]);
+    drop(server);
+    assert!(sand.cat("vm") == std::fs::read(&raw).expect("read"), "over the right parent");
+    sand.assert_sound();
+}
+
+#[test]
 fn n16_holes_of_an_export_are_not_read_and_sparse_content_is_exact() {
     let sand = Sandbox::with_repo();
     let Some(server) = nbdkit(&sand, "k.sock", &["sparse-random", "1G", "seed=3", "percent=2"]) else {

@@ -2,7 +2,7 @@
 
 use crate::common::Sandbox;
 use crate::common::images::{MIB, file, mixed};
-use crate::servers::{nbdkit, ours, same_files};
+use crate::servers::{NbdServer, nbdkit, ours, same_files};
 
 /// A repository with one backup, and the file that was backed up.
 fn one(len: u64) -> (Sandbox, String) {
@@ -98,4 +98,16 @@ fn our_own_served_target_takes_a_restore() {
     assert_eq!(report["verified"], true, "{report}");
     let _ = server.stop().expect_code(0);
     same_files(&target, &image);
+}
+
+#[test]
+fn n16_a_server_from_before_structured_replies_gives_and_takes_every_byte() {
+    let (sand, image) = one(6 * MIB);
+    let disk = file(&sand, "old.raw", &vec![0xaa; 6 * MIB as usize]);
+    let Some(server) = NbdServer::start(&sand, &disk) else { return };
+    let report = sand.done(&["--json", "restore", "vm", &server.uri(), "--verify"]).json();
+    assert_eq!(report["verified"], true, "{report}");
+    same_files(&disk, &image);
+    let _ = sand.backup("again", &[&server.uri()]);
+    assert!(sand.cat("again") == std::fs::read(&image).expect("read"), "what was backed up differs");
 }

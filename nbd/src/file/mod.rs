@@ -171,7 +171,8 @@ impl Shared {
     }
 
     fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
-        match system::zero(&self.file, offset, len, how.no_hole) {
+        let mark = !(how.fast && self.is_device);
+        match system::zero(&self.file, offset, len, !how.no_hole, mark) {
             Ok(Attempt::Done) => Ok(()),
             Ok(Attempt::Unable) if how.fast => {
                 Err(Error::new(Kind::NotFast, "zeroes would have to be written"))
@@ -185,7 +186,7 @@ impl Shared {
 
     fn trim(&self, offset: u64, len: u64) -> Result<()> {
         // Where nothing can be given back, a trim changes nothing; it is only a hint.
-        system::zero(&self.file, offset, len, false).map(drop).map_err(|why| failed("trim", &why))
+        system::zero(&self.file, offset, len, true, false).map(drop).map_err(|why| failed("trim", &why))
     }
 }
 

@@ -61,14 +61,13 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Zeroes a range without writing it.
-pub(super) fn zero(file: &File, offset: u64, len: u64, no_hole: bool) -> io::Result<Attempt> {
-    let keep = FallocateFlags::KEEP_SIZE;
-    let punch = FallocateFlags::PUNCH_HOLE | keep;
-    let zero = FallocateFlags::ZERO_RANGE | keep;
-    let ways = if no_hole { &[zero][..] } else { &[punch, zero] };
-    for way in ways {
-        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, *way, offset, len)) {
+/// Zeroes a range without being given zeroes: by giving its space back if `punch`, else by marking it as zero if `mark`. A
+/// device that can't be marked writes zeroes itself, which takes its time; punching never does.
+pub(super) fn zero(file: &File, offset: u64, len: u64, punch: bool, mark: bool) -> io::Result<Attempt> {
+    let ways = [(punch, FallocateFlags::PUNCH_HOLE), (mark, FallocateFlags::ZERO_RANGE)];
+    for (_, way) in ways.into_iter().filter(|(may, _)| *may) {
+        let way = way | FallocateFlags::KEEP_SIZE;
+        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, way, offset, len)) {
             Ok(()) => return Ok(Attempt::Done),
             // EINVAL: a device whose blocks are larger than this range's ends
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}

@@ -8,28 +8,10 @@ use afterimage_nbd::export::{Name, Table};
 use afterimage_nbd::memory::Memory;
 use afterimage_nbd::server::{Listener, Server, Settings, Tls};
 use afterimage_nbd::tls::{Acceptor, Files};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::common::Host;
+use crate::common::papers::{Authority, authority, issue};
 use crate::ours::{MIB, quick, uri};
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority() -> Authority {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "authority");
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// Puts a certificate for that name, its key and its authority where NBD programs look for them.
-fn issue(dir: &Path, by: &Authority, name: &str, role: &str) {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, by).unwrap();
-    std::fs::write(dir.join("ca-cert.pem"), by.pem()).unwrap();
-    std::fs::write(dir.join(format!("{role}-cert.pem")), certificate.pem()).unwrap();
-    std::fs::write(dir.join(format!("{role}-key.pem")), key.serialize_pem()).unwrap();
-}
 
 struct Secure {
     host: Host,
@@ -39,7 +21,7 @@ struct Secure {
 
 /// A server that wants TLS and a certificate of `web01`.
 fn secure() -> Secure {
-    let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
+    let (dir, authority) = (tempfile::tempdir().unwrap(), authority("authority"));
     issue(dir.path(), &authority, "localhost", "server");
     let (certificate, key) = (dir.path().join("server-cert.pem"), dir.path().join("server-key.pem"));
     let ca = dir.path().join("ca-cert.pem");
@@ -83,7 +65,7 @@ fn n9_a_server_of_another_name_or_authority_hears_nothing() {
     issue(this.dir.path(), &this.authority, "web01", "client");
     let why = this.connect(&this.uri(this.dir.path(), "&tls-hostname=other")).err().unwrap();
     assert_eq!(why.kind(), Kind::Denied, "{why}");
-    let (elsewhere, other) = (tempfile::tempdir().unwrap(), authority());
+    let (elsewhere, other) = (tempfile::tempdir().unwrap(), authority("authority"));
     issue(elsewhere.path(), &other, "web01", "client");
     let why = this.connect(&this.uri(elsewhere.path(), "")).err().unwrap();
     assert_eq!(why.kind(), Kind::Denied, "{why}");
@@ -106,7 +88,7 @@ fn n9_clients_without_a_listed_certificate_and_clients_in_the_clear_are_sent_awa
 #[test]
 fn n9_tls_that_the_uri_asks_for_is_never_given_up() {
     let dir = tempfile::tempdir().unwrap();
-    issue(dir.path(), &authority(), "web01", "client");
+    issue(dir.path(), &authority("authority"), "web01", "client");
     let host = Host::one(Memory::new(MIB));
     let (socket, certificates) = (host.socket.display(), dir.path().display());
     let place = uri(&format!("nbds+unix:///?socket={socket}&tls-certificates={certificates}"));
@@ -116,7 +98,7 @@ fn n9_tls_that_the_uri_asks_for_is_never_given_up() {
 
 #[test]
 fn n9_a_host_is_known_by_its_name_over_tcp() {
-    let (dir, by) = (tempfile::tempdir().unwrap(), authority());
+    let (dir, by) = (tempfile::tempdir().unwrap(), authority("authority"));
     issue(dir.path(), &by, "localhost", "server");
     let (certificate, key) = (dir.path().join("server-cert.pem"), dir.path().join("server-key.pem"));
     let files = Files { certificate: &certificate, key: &key, client_ca: None, allow: &[] };

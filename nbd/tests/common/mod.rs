@@ -1,6 +1,8 @@
 //! A server in this process, and a blocking client that can be as rude as it likes.
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test binary uses its part of this
 
+pub mod papers;
+
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
