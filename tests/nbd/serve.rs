@@ -37,8 +37,9 @@ fn clients_write_a_target_and_find_it_on_the_medium_when_they_left() {
     assert!(listed.contains("export=\"new\"") && listed.contains("export=\"used\""), "{listed}");
     let output = server.stop().expect_code(0);
     let said: Vec<&str> = output.text().lines().collect();
-    assert_eq!(said.len(), 3, "{output}");
-    assert!(said[0].starts_with("new nbd+unix:///new?socket=") && said[2] == "ready", "{output}");
+    assert_eq!(said.len(), 4, "{output}");
+    assert!(said[0].starts_with("new nbd+unix:///new?socket=") && said[3] == "ready", "{output}");
+    assert!(said[2].starts_with("backups nbd+unix:///BACKUP?socket="), "{output}");
     assert!(output.stderr.contains("attach") && output.stderr.contains("detach"), "{output}");
     same_files(&new, &image);
     same_files(&used, &image);
@@ -49,7 +50,7 @@ fn an_exclusive_target_has_one_client_at_a_time() {
     if !have(&["qemu-io", "nbdinfo"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
     let server = ours(&sand, &["--target", &format!("t={target},exclusive")]);
     let info = tool("nbdinfo", &["--json", &server.uri("t", "")]);
@@ -86,7 +87,9 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
     };
     let named = |path: &str| format!("t={path}");
     serve(2, &["--target", &named(&target), "--target", &named(&target)], "two exports have the name");
-    serve(2, &[], "--target");
+    let mut nothing = sand.command(&["serve", "--listen", &listen]);
+    let _ = nothing.env_remove("AFTERIMAGE_REPO");
+    let _ = crate::common::run(nothing, Duration::from_secs(30)).expect_code(2).saying("--target");
     serve(2, &["--target", "t"], "NAME=PATH");
     serve(2, &["--target", &format!("t={target},colour=red")], "colour");
     serve(1, &["--target", &named(&sand.at("missing"))], "create");
@@ -110,7 +113,7 @@ fn n15_a_server_that_is_asked_to_stop_lets_its_clients_finish_and_cleans_up() {
     if !have(&["nbdcopy"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = sand.at("t.raw");
     let server = ours(&sand, &["--target", &format!("t={target},size=64M,create")]);
     let uri = server.uri("t", "");
@@ -131,7 +134,7 @@ fn one_client_is_served_on_standard_input_and_output() {
         crate::common::skipped("python3-libnbd is not installed");
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[7; 65_536]);
     let script = "import nbd, sys; h = nbd.NBD(); h.connect_command(sys.argv[1:]); print(h.get_size(), h.pread(4, 9)); h.shutdown()";
     let program = env!("CARGO_BIN_EXE_afterimage");
@@ -144,7 +147,7 @@ fn sockets_that_a_service_manager_opened_are_served() {
     if !have(&["nbdinfo"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
     // In square brackets: libnbd opens the socket and starts the command as systemd would.
     let program = env!("CARGO_BIN_EXE_afterimage");
