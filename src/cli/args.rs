@@ -66,7 +66,7 @@ pub(super) enum Verb {
     Cat(Cat),
     /// Restore a backup onto a file, a device or an NBD export
     Restore(Restore),
-    /// Serve targets to NBD clients, for restores by other tools
+    /// Serve backups and targets to NBD clients
     Serve(Serve),
     /// Show what differs between two backups
     Diff(Diff),
@@ -76,7 +76,7 @@ pub(super) enum Verb {
     Mount(Mount),
     /// End a mount, also a dead one
     Umount(Umount),
-    /// Show what a running mount does
+    /// Show what a running mount or server does
     Stats(Stats),
     /// Print completions for a shell
     Completions {
@@ -231,11 +231,17 @@ pub(super) struct Restore {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A target is judged before it is served, as a restore judges it: one that is mounted, in use or inside the repository (-r) is refused.
+With a repository (-r), every backup is an export, read-only, by any of its names: web01, web01@latest~1, web01@2026-11-18, an id; /ITEM behind
+it where it holds several images. What changed since another backup of the same name is the context qemu:dirty-bitmap:since:BACKUP.
+A target is judged before it is served, as a restore judges it: one that is mounted, in use or inside the repository is refused. What is written
+to it and was there already is not written again. What a client wrote is on the medium when it has left. A comma in a path is written \\,
 Prints each export with the URI to paste, then `ready`; stops when it is asked to (SIGTERM, ^C), after what is under way is answered.
-What a client wrote is on the medium when it has left. A comma in a path is written \\,
 
 Examples:
+  afterimage -r /srv/backups serve --listen unix:/run/backups.sock
+  nbdinfo --list 'nbd+unix:///?socket=/run/backups.sock'
+  nbdcopy 'nbd+unix:///web01@latest?socket=/run/backups.sock' /dev/vg0/web01-new
+  nbdinfo --map=qemu:dirty-bitmap:since:web01@2026-11-18T10:00:00Z 'nbd+unix:///web01?socket=/run/backups.sock'
   afterimage serve --listen unix:/run/restore.sock --target web01=/dev/vg0/web01-new
   afterimage serve --listen tcp:0.0.0.0:10809 --target new=/srv/new.img,size=20G,create,exclusive \\
       --tls require --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem --tls-allow web01.example")]
@@ -246,6 +252,9 @@ pub(super) struct Serve {
     /// A file or block device that clients may write: NAME=PATH[,size=S,create][,exclusive]
     #[arg(long = "target", value_name = "NAME=PATH")]
     pub(super) targets: Vec<String>,
+    /// Mount the backups there as well
+    #[arg(long, value_name = "MOUNTPOINT")]
+    pub(super) mount: Option<PathBuf>,
     /// Whether clients come by TLS; without a certificate: off
     #[arg(long, value_name = "off|allow|require")]
     pub(super) tls: Option<TlsChoice>,
@@ -267,6 +276,15 @@ pub(super) struct Serve {
     /// Serve one client on standard input and output
     #[arg(long)]
     pub(super) single: bool,
+    /// Where `afterimage stats` asks how it goes; in your runtime directory unless given
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+    /// Keep chunks that were fetched in this directory, sealed as they are in the repository: for repositories that are far away
+    #[arg(long, value_name = "D", requires = "cache_size")]
+    pub(super) cache_dir: Option<PathBuf>,
+    /// How many bytes may lie there
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
+    pub(super) cache_size: Option<u64>,
 }
 
 /// Whether clients come by TLS.

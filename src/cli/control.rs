@@ -114,12 +114,22 @@ pub(super) fn ask(path: &Path, request: &str) -> Result<String> {
     }
 }
 
-/// The socket's path for the mount at `mountpoint`, in the first directory that can be had.
+/// The socket's path for the mount at `mountpoint`.
 pub(super) fn path_for(mountpoint: &Path) -> Result<PathBuf> {
+    path_named(&name_of(mountpoint))
+}
+
+/// The socket's path for a server in this process.
+pub(super) fn path_for_server() -> Result<PathBuf> {
+    path_named(&format!("serve-{}.sock", std::process::id()))
+}
+
+/// In the first directory that can be had.
+fn path_named(name: &str) -> Result<PathBuf> {
     let mut trouble = Error::new(Kind::Missing, "find a directory for the control socket");
     for dir in dirs() {
         match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
-            Ok(()) => return Ok(dir.join(name_of(mountpoint))),
+            Ok(()) => return Ok(dir.join(name)),
             Err(error) => trouble = Error::io(format!("make {}", dir.display()), error),
         }
     }

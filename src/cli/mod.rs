@@ -9,6 +9,7 @@ mod check;
 mod context;
 mod control;
 mod diff;
+mod figures;
 mod init;
 mod key;
 mod list;

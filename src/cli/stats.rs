@@ -1,4 +1,4 @@
-//! `stats`: what a running mount does.
+//! `stats`: what a running mount or server does.
 
 use super::args::Stats;
 use super::context::Context;
@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context, args: &Stats) -> Result<u8> {
             .map_err(|error| Error::new(Kind::Corrupt, "read what the mount answered").caused_by(error))
     };
     let mut documents = answers.iter().map(parse).collect::<Result<Vec<_>>>()?;
-    let people = documents.iter().map(page).collect::<Vec<_>>().join("\n");
+    let people = documents.iter().map(page_of).collect::<Vec<_>>().join("\n");
     let json = match (args.at.is_some(), documents.pop()) {
         (true, Some(only)) => only,
         (_, last) => documents.into_iter().chain(last).collect(),
@@ -51,6 +51,24 @@ fn find(at: Option<&Path>) -> Result<Vec<PathBuf>> {
             .hint("afterimage stats without a mountpoint shows all")),
         found => Ok(found.to_vec()),
     }
+}
+
+fn page_of(stats: &Value) -> String {
+    if stats["exports"].is_array() { page_of_server(stats) } else { page(stats) }
+}
+
+fn page_of_server(stats: &Value) -> String {
+    let mut out = String::new();
+    let _fits = writeln!(out, "server      process {}, since {}", stats["pid"], text(&stats["since"]));
+    let head = ["CLIENTS", "READ", "WRITTEN", "ZEROED", "SPARED"];
+    let _fits = writeln!(out, "{:<24}{}", "EXPORT", head.map(|word| format!("{word:>12}")).concat());
+    for export in stats["exports"].as_array().into_iter().flatten() {
+        let name = export["name"].as_str().map_or("(backups)".to_owned(), units::plain);
+        let size = |key: &str| format!("{:>12}", units::size(export[key].as_u64().unwrap_or(0)));
+        let sizes = ["read_bytes", "written_bytes", "zeroed_bytes", "spared_bytes"].map(size).concat();
+        let _fits = writeln!(out, "{name:<24}{:>12}{sizes}", export["connections"].to_string());
+    }
+    out
 }
 
 fn page(stats: &Value) -> String {

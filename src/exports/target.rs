@@ -5,6 +5,7 @@
 //! Holds: nothing that is mounted, in use, or part of the repository is ever offered; what a client wrote is on the
 //! medium when it has left, whether it asked for that or not (`nbdcopy` doesn't).
 
+use super::watch::Traffic;
 use crate::error::{Context, Error, Kind, Result};
 use crate::restore::target::{Guarded, Wish, hold};
 use afterimage_nbd::export::{
@@ -32,6 +33,7 @@ pub struct TargetExport {
     inner: FileExport,
     exclusive: bool,
     taken: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
 }
 
 impl TargetExport {
@@ -63,7 +65,12 @@ impl TargetExport {
         }
         let inner = FileExport::new(held.file, false).context(|| format!("serve {}", path.display()))?;
         let inner = inner.described(format!("target {}", path.display()));
-        Ok(TargetExport { inner, exclusive: offer.exclusive, taken: Arc::default() })
+        Ok(TargetExport { inner, exclusive: offer.exclusive, taken: Arc::default(), traffic: Arc::default() })
+    }
+
+    /// What clients did with it.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 }
 

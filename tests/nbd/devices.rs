@@ -38,7 +38,7 @@ fn n16_a_device_is_written_zeroed_and_trimmed_and_says_what_would_not_be_fast() 
     if !have(&["nbdcopy"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let mut expected = mixed(8, 16 * MIB);
     expected[..9 * MIB as usize].fill(5);
     let image = file(&sand, "image", &expected);

@@ -58,7 +58,7 @@ fn n16_an_export_that_nbdfuse_mounts_is_read_and_written_as_a_file() {
     if !is_root() || File::open("/dev/fuse").is_err() {
         return skipped("not root, or no /dev/fuse: nbdfuse can't mount");
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let mut expected = mixed(5, 8 * MIB);
     let target = file(&sand, "t.raw", &expected);
     let server = ours(&sand, &["--target", &format!("t={target}")]);

@@ -34,7 +34,7 @@ fn n16_what_our_server_keeps_is_what_the_oracle_gave_it() {
     if !have(&["nbdcopy"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = sand.at("t.raw");
     let ours = ours(&sand, &["--target", &format!("t={target},size=128M,create")]);
     let Some(source) = server(&sand, "source", &[], 9) else { return };

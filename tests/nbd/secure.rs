@@ -148,7 +148,7 @@ fn n9_over_tcp_the_servers_name_is_checked() {
     if !have(&["nbdinfo"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     issue(&made(&sand, "server"), &authority("town"), "localhost", "server");
     let target = file(&sand, "t.raw", &[0; 65_536]);
     // Which port is free is only known to whoever has it: it is asked for, given back, and named.

@@ -38,8 +38,9 @@ fn clients_write_a_target_and_find_it_on_the_medium_when_they_left() {
     assert!(listed.contains("export=\"new\"") && listed.contains("export=\"used\""), "{listed}");
     let output = server.stop().expect_code(0);
     let said: Vec<&str> = output.text().lines().collect();
-    assert_eq!(said.len(), 3, "{output}");
-    assert!(said[0].starts_with("new nbd+unix:///new?socket=") && said[2] == "ready", "{output}");
+    assert_eq!(said.len(), 4, "{output}");
+    assert!(said[0].starts_with("new nbd+unix:///new?socket=") && said[3] == "ready", "{output}");
+    assert!(said[2].starts_with("backups nbd+unix:///BACKUP?socket="), "{output}");
     assert!(output.stderr.contains("attach") && output.stderr.contains("detach"), "{output}");
     same_files(&new, &image);
     same_files(&used, &image);
@@ -50,7 +51,7 @@ fn an_exclusive_target_has_one_client_at_a_time() {
     if !have(&["qemu-io", "nbdinfo"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
     let server = ours(&sand, &["--target", &format!("t={target},exclusive")]);
     let info = tool("nbdinfo", &["--json", &server.uri("t", "")]);
@@ -87,7 +88,9 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
     };
     let named = |path: &str| format!("t={path}");
     serve(2, &["--target", &named(&target), "--target", &named(&target)], "two exports have the name");
-    serve(2, &[], "--target");
+    let mut nothing = sand.command(&["serve", "--listen", &listen]);
+    let _ = nothing.env_remove("AFTERIMAGE_REPO");
+    let _ = crate::common::run(nothing, Duration::from_secs(30)).expect_code(2).saying("--target");
     serve(2, &["--target", "t"], "NAME=PATH");
     serve(2, &["--target", &format!("t={target},colour=red")], "colour");
     serve(1, &["--target", &named(&sand.at("missing"))], "create");
@@ -108,7 +111,7 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
 
 #[test]
 fn n15_a_server_that_is_asked_to_stop_answers_what_it_was_asked_and_leaves() {
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &vec![0; 32 * MIB as usize]);
     let server = ours(&sand, &["--target", &format!("t={target}")]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -169,7 +172,7 @@ fn n15_a_copy_that_the_server_stops_ends_with_an_error_and_the_server_well() {
     if !have(&["nbdcopy", "nbdkit"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = sand.at("t.raw");
     let server = ours(&sand, &["--target", &format!("t={target},size=64M,create")]);
     // As slow as it takes to be stopped in its midst: 256 reads of 256 KiB, each late.
@@ -198,7 +201,7 @@ fn n15_a_copy_that_the_server_stops_ends_with_an_error_and_the_server_well() {
 #[test]
 fn one_client_is_served_on_standard_input_and_output() {
     let Some(python) = python_with_libnbd() else { return };
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[7; 65_536]);
     let script = "import nbd, sys; h = nbd.NBD(); h.connect_command(sys.argv[1:]); print(h.get_size(), h.pread(4, 9)); h.shutdown()";
     let program = env!("CARGO_BIN_EXE_afterimage");
@@ -211,7 +214,7 @@ fn sockets_that_a_service_manager_opened_are_served() {
     if !have(&["nbdinfo"]) {
         return;
     }
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
     // In square brackets: libnbd opens the socket and starts the command as systemd would.
     let program = env!("CARGO_BIN_EXE_afterimage");

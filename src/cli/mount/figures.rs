@@ -1,5 +1,6 @@
 //! What a running mount answers on its control socket: its figures, as JSON or as Prometheus text.
 
+use crate::cli::figures::{Figure, escape, of_engine, rooms};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::image::Engine;
@@ -15,16 +16,6 @@ pub(super) struct Figures {
     since: jiff::Timestamp,
     mount: Arc<Watch>,
     engine: Arc<Engine>,
-}
-
-/// One figure, described.
-struct Figure {
-    room: &'static str,
-    name: &'static str,
-    unit: &'static str,
-    gauge: bool,
-    about: &'static str,
-    value: u64,
 }
 
 impl Figures {
@@ -50,51 +41,10 @@ impl Figures {
             about: metric.about,
             value,
         });
-        let of_image = self.engine.watch().values().into_iter().map(|(metric, value)| Figure {
-            room: "image",
-            name: metric.name,
-            unit: metric.unit,
-            gauge: metric.gauge,
-            about: metric.about,
-            value,
-        });
-        of_mount.chain(self.of_cache()).chain(of_image).collect()
-    }
-
-    fn of_cache(&self) -> impl Iterator<Item = Figure> {
-        let counts = self.engine.chunk_counts();
-        let figure =
-            |name, unit, gauge, about, value| Figure { room: "cache", name, unit, gauge, about, value };
-        [
-            figure(
-                "hits",
-                "chunks",
-                false,
-                "Chunks that were in memory when they were asked for.",
-                counts.hits,
-            ),
-            figure("misses", "chunks", false, "Chunks that were not.", counts.misses),
-            figure("evictions", "chunks", false, "Chunks that made room for others.", counts.evictions),
-            figure("entries", "chunks", true, "Chunks in memory.", counts.entries as u64),
-            figure("bytes", "bytes", true, "Bytes that they take.", counts.bytes as u64),
-            figure("budget", "bytes", true, "Bytes that they may take.", self.engine.chunk_budget() as u64),
-            figure(
-                "disk_bytes",
-                "bytes",
-                true,
-                "Bytes of sealed chunks in the cache on disk.",
-                self.engine.disk_bytes().unwrap_or(0),
-            ),
-        ]
-        .into_iter()
+        of_mount.chain(of_engine(&self.engine)).collect()
     }
 
     fn json(&self) -> Value {
-        let mut rooms: Map<String, Value> = Map::new();
-        for figure in self.figures() {
-            let room = rooms.entry(figure.room).or_insert_with(|| json!({}));
-            room[figure.name] = json!(figure.value);
-        }
         let ops = self.mount.snapshot().ops;
         let ops: Map<String, Value> = ops.iter().map(|op| (op.op.name().to_owned(), of_op(op))).collect();
         let mut all = json!({
@@ -106,7 +56,7 @@ impl Figures {
             "operations": ops,
         });
         if let Some(all) = all.as_object_mut() {
-            all.extend(rooms);
+            all.extend(rooms(self.figures()));
         }
         all
     }
@@ -114,16 +64,8 @@ impl Figures {
     fn prometheus(&self) -> String {
         let mountpoint = escape(&self.mountpoint.display().to_string());
         let mut out = String::new();
-        for Figure { room, name, unit, gauge, about, value } in self.figures() {
-            let kind = if gauge { "gauge" } else { "counter" };
-            let full = match gauge {
-                true => format!("afterimage_{room}_{name}"),
-                false => format!("afterimage_{room}_{name}_total"),
-            };
-            let _fits = write!(
-                out,
-                "# HELP {full} {about} ({unit})\n# TYPE {full} {kind}\n{full}{{mountpoint=\"{mountpoint}\"}} {value}\n"
-            );
+        for figure in self.figures() {
+            figure.prometheus(&mut out, &[(format!("mountpoint=\"{mountpoint}\""), figure.value)]);
         }
         self.histograms(&mountpoint, &mut out);
         out
@@ -171,9 +113,4 @@ fn of_op(op: &OpSnapshot) -> Value {
         "histogram_us": op.buckets.iter().enumerate().filter(|(_, count)| **count > 0)
             .map(|(number, count)| json!({ "below": 1u64 << number, "count": count })).collect::<Vec<_>>(),
     })
-}
-
-/// As a label's value.
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

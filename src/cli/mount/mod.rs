@@ -116,18 +116,15 @@ struct Serving {
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
         let repository = context.repository_by(password)?;
-        let disk = disk(args, &repository);
+        let disk = disk(args.cache_dir.as_deref(), args.cache_size, &repository);
         let (runtime, memory) = (context.runtime().clone(), context.global.memory);
         let engine = Engine::with_disk(repository, runtime, memory, disk)?;
         let view = View::new(Arc::clone(&engine));
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
-        let mount = mount(context, args, view)?;
-        let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine);
-        let path = control::path_for(mount.mountpoint())?;
-        let control =
-            Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))?;
+        let mount = mount(context, &args.mountpoint, args.allow_other, view)?;
+        let control = listen(context, &mount, engine)?;
         Ok(Serving { mount, control })
     }
 
@@ -149,20 +146,27 @@ impl Serving {
 }
 
 /// The tier on disk that was asked for. Without it all works, so what keeps it from being used is told and no more (A11).
-fn disk(args: &Args, repository: &Repository) -> Option<Disk> {
-    let (dir, size) = (args.cache_dir.as_ref()?, args.cache_size?);
-    let dir = std::path::absolute(dir).ok()?;
+pub(super) fn disk(dir: Option<&Path>, size: Option<u64>, repository: &Repository) -> Option<Disk> {
+    let (dir, size) = (std::path::absolute(dir?).ok()?, size?);
     Disk::open(&dir, repository.id(), size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
 }
 
-fn mount(context: &Context, args: &Args, view: View) -> Result<Mount> {
+/// Mounts what is in view.
+pub(super) fn mount(context: &Context, mountpoint: &Path, allow_other: bool, view: View) -> Result<Mount> {
     let mut options = Options::new(KIND, context.runtime().clone());
-    options.allow_other = args.allow_other;
+    options.allow_other = allow_other;
     options.source = format!("afterimage:{}", context.place()?);
     options.forbidden = context.directory().into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tree = Arc::new(Mounted { view, uid, gid });
-    Mount::start(tree, Path::new(&args.mountpoint), options).map_err(|error| of_mount_error(&error))
+    Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))
+}
+
+/// The socket on which a mount tells its figures.
+pub(super) fn listen(context: &Context, mount: &Mount, engine: Arc<Engine>) -> Result<Control> {
+    let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine);
+    let path = control::path_for(mount.mountpoint())?;
+    Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))
 }
 
 /// The one table from what `mountd` says to what the command says.

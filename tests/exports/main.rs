@@ -1,0 +1,11 @@
+//! What `serve` offers, through the built command and other people's clients: backups, targets, overlays.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../nbd/servers.rs"]
+#[allow(dead_code)] // made for the tests of NBD, which use all of it
+mod servers;
+
+mod backups;
+mod shell;
+mod trouble;
