@@ -29,6 +29,11 @@ impl Backups {
         Backups { engine, look, open: Mutex::default(), traffic: Arc::default() }
     }
 
+    /// What reads them.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// What clients did with all of them.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic

@@ -1,21 +1,25 @@
 //! A target as an export: a file or block device that clients may write, for restores by ordinary tools.
 //!
-//! path -> looked at and judged by `restore::target`, held open and locked -> export
+//! path -> looked at and judged by `restore::target`, held open and locked -> synced, its cache let go -> spared needless writes -> export
 //!
 //! Holds: nothing that is mounted, in use, or part of the repository is ever offered; what a client wrote is on the
-//! medium when it has left, whether it asked for that or not (`nbdcopy` doesn't).
+//! medium when it has left, whether it asked for that or not (`nbdcopy` doesn't). What a failed sync of somebody before us left in
+//! the page cache is gone before anything is compared with it.
 
+use super::elide::Eliding;
+use super::seat::Seat;
 use super::watch::Traffic;
 use crate::error::{Context, Error, Kind, Result};
+use crate::restore::target::facts::What;
 use crate::restore::target::{Guarded, Wish, hold};
-use afterimage_nbd::export::{
-    Answer, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Parts, Peer, Zeroing,
-};
+use afterimage_nbd::export::{Answer, Export, Extent, Info, Parts, Peer, Stored, Zeroing};
 use afterimage_nbd::file::FileExport;
+use afterimage_nbd::server::AUDIT;
 use bytes::Bytes;
+use rustix::fs::Advice;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which target, and how it is offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,15 +28,15 @@ pub struct Offer {
     pub path: PathBuf,
     /// Make the file if it is missing, with this size.
     pub create: Option<u64>,
-    /// One client at a time.
+    /// One client at a time, with all of its connections.
     pub exclusive: bool,
 }
 
 /// A target that is held open.
 pub struct TargetExport {
-    inner: FileExport,
-    exclusive: bool,
-    taken: Arc<AtomicBool>,
+    inner: Eliding,
+    shown: String,
+    seat: Option<Arc<Seat>>,
     traffic: Arc<Traffic>,
 }
 
@@ -63,9 +67,13 @@ impl TargetExport {
                 Error::new(Kind::Refused, words).hint("give it a size, for example with: truncate -s 20G")
             );
         }
-        let inner = FileExport::new(held.file, false).context(|| format!("serve {}", path.display()))?;
-        let inner = inner.described(format!("target {}", path.display()));
-        Ok(TargetExport { inner, exclusive: offer.exclusive, taken: Arc::default(), traffic: Arc::default() })
+        show_the_medium(&held.file).context(|| format!("serve {}", path.display()))?;
+        let is_device = held.facts.what == What::Block;
+        let file = FileExport::new(held.file, false).context(|| format!("serve {}", path.display()))?;
+        let shown = format!("target {}", path.display());
+        let traffic = Arc::<Traffic>::default();
+        let inner = Eliding::new(Box::new(file.described(shown.clone())), is_device, Arc::clone(&traffic));
+        Ok(TargetExport { inner, shown, seat: offer.exclusive.then(Arc::default), traffic })
     }
 
     /// What clients did with it.
@@ -76,29 +84,42 @@ impl TargetExport {
 
 impl Export for TargetExport {
     fn info(&self) -> Info {
-        let info = self.inner.info();
-        // One client is one connection, or its second one would be a stranger.
-        Info { multi_conn: info.multi_conn && !self.exclusive, ..info }
+        self.inner.info()
     }
 
-    fn attach(&self, _peer: &Peer) -> Answer<Option<Arc<dyn Export>>> {
-        if self.exclusive && self.taken.swap(true, Ordering::AcqRel) {
-            return Answer::err(Refusal::new(RefusalKind::Busy, "another client has this target for itself"));
+    fn attach(&self, peer: &Peer) -> Answer<Option<Arc<dyn Export>>> {
+        if let Some(Err(refusal)) = self.seat.as_ref().map(|seat| seat.take(peer)) {
+            return Answer::err(refusal);
         }
+        self.traffic.came();
         Answer::ok(None)
     }
 
-    fn detach(&self, _peer: &Peer, _clean: bool) -> Answer<()> {
-        let (flushed, taken) = (self.inner.flush(), Arc::clone(&self.taken));
+    fn detach(&self, peer: &Peer, clean: bool) -> Answer<()> {
+        if !clean {
+            let shown = &self.shown;
+            tracing::warn!("{shown}: {peer} left without a goodbye; what it wrote may be only a part");
+        }
+        let (flushed, seat) = (self.inner.flush(), self.seat.clone());
+        let (shown, traffic) = (self.shown.clone(), Arc::clone(&self.traffic));
         Answer::later(async move {
             let flushed = flushed.wait().await;
-            taken.store(false, Ordering::Release);
+            if let Some(seat) = seat {
+                seat.leave();
+            }
+            if traffic.left(clean) {
+                tracing::info!(target: AUDIT, "{shown}: so far {}", traffic.summary());
+            }
             flushed
         })
     }
 
     fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
         self.inner.read(offset, len)
+    }
+
+    fn stored(&self, offset: u64, len: u32) -> Option<Stored> {
+        self.inner.stored(offset, len)
     }
 
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {
@@ -124,4 +145,12 @@ impl Export for TargetExport {
     fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
         self.inner.block_status(context, offset, len, one)
     }
+}
+
+/// What others wrote is on the medium, or that is an error; and what is read next comes from there.
+fn show_the_medium(file: &File) -> std::io::Result<()> {
+    file.sync_all()?;
+    // A file system that keeps all in memory has no use for it.
+    let _hint = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    Ok(())
 }

@@ -37,7 +37,7 @@ macro_rules! metrics {
 metrics! {
     connections, "connections", true, "Connections that are attached now.";
     attached, "connections", false, "Connections that were attached so far.";
-    broken, "connections", false, "Connections that wrote, and ended without a goodbye.";
+    broken, "connections", false, "Connections that ended without a goodbye: what they wrote may be a part.";
     read_bytes, "bytes", false, "Bytes that clients asked to read.";
     written_bytes, "bytes", false, "Bytes that were written.";
     zeroed_bytes, "bytes", false, "Bytes that were made zero or given back.";
@@ -56,11 +56,46 @@ impl Traffic {
         add(&self.attached, 1);
     }
 
-    pub(super) fn left(&self) {
-        let _before = self.connections.fetch_sub(1, Relaxed);
+    /// Whether that was the last one.
+    pub(super) fn left(&self, clean: bool) -> bool {
+        if !clean {
+            add(&self.broken, 1);
+        }
+        self.connections.fetch_sub(1, Relaxed) == 1
     }
 
     pub(super) fn read(&self, bytes: u64) {
         add(&self.read_bytes, bytes);
+    }
+
+    pub(super) fn wrote(&self, bytes: u64) {
+        add(&self.written_bytes, bytes);
+    }
+
+    pub(super) fn zeroed(&self, bytes: u64) {
+        add(&self.zeroed_bytes, bytes);
+    }
+
+    pub(super) fn spared(&self, bytes: u64) {
+        add(&self.spared_bytes, bytes);
+    }
+
+    pub(super) fn compared(&self, bytes: u64) {
+        add(&self.compared_bytes, bytes);
+    }
+
+    pub(super) fn synced(&self) {
+        add(&self.syncs, 1);
+    }
+
+    /// What was written, for a line of the log.
+    pub(super) fn summary(&self) -> String {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        format!(
+            "{} bytes written, {} zeroed, {} spared because they were there",
+            get(&self.written_bytes),
+            get(&self.zeroed_bytes),
+            get(&self.spared_bytes)
+        )
     }
 }

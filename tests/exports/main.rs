@@ -8,4 +8,5 @@ mod servers;
 
 mod backups;
 mod shell;
+mod targets;
 mod trouble;

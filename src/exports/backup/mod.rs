@@ -12,6 +12,7 @@ pub use shelf::{Known, KnownImage, Look, Looking, Pick, Shelf};
 use super::answer::{failed, from_repository};
 use super::watch::Traffic;
 use crate::error::Result;
+use crate::format::BackupId;
 use crate::image::{Engine, Image, Map, Part as ImagePart};
 use afterimage_nbd::export::{
     Answer, BlockSizes, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Part, Parts, Peer,
@@ -37,6 +38,8 @@ const CACHE_MAX: u64 = 32 << 20;
 
 /// One image of a backup.
 pub struct BackupExport {
+    id: BackupId,
+    item: String,
     image: Image,
     info: Info,
     streams: Streams,
@@ -67,7 +70,18 @@ impl BackupExport {
             contexts: [vec![DEPTH.to_owned()], contexts].concat(),
             ..Info::read_only(image.len())
         };
-        BackupExport { image, info, streams: Streams::default(), since, traffic }
+        let (id, item) = (pick.backup.id, pick.image().name.clone());
+        BackupExport { id, item, image, info, streams: Streams::default(), since, traffic }
+    }
+
+    /// Which backup it belongs to.
+    pub fn id(&self) -> BackupId {
+        self.id
+    }
+
+    /// Its name there.
+    pub fn item(&self) -> &str {
+        &self.item
     }
 
     /// The image.
@@ -101,8 +115,8 @@ impl Export for BackupExport {
         Answer::ok(None)
     }
 
-    fn detach(&self, _peer: &Peer, _clean: bool) -> Answer<()> {
-        self.traffic.left();
+    fn detach(&self, _peer: &Peer, clean: bool) -> Answer<()> {
+        let _last = self.traffic.left(clean);
         Answer::ok(())
     }
 
