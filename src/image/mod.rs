@@ -15,6 +15,7 @@ pub mod disk;
 mod engine;
 mod map;
 mod pool;
+mod stalls;
 pub mod watch;
 
 pub use ahead::Ahead;

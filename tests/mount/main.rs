@@ -6,9 +6,16 @@
 mod common;
 
 mod disks;
+mod far;
+mod hangs;
+mod kernel;
 mod life;
 mod listing;
+mod ordinary;
+mod readers;
 mod reading;
+mod storms;
+mod tools;
 mod trouble;
 mod users;
 mod world;

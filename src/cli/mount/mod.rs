@@ -36,6 +36,8 @@ use zeroize::Zeroizing;
 pub(super) const KIND: &str = "afterimage";
 /// How long the background process may take to be ready: opening a far repository with a slow password.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How long the process may take to end after its mount has.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     match Child::of_this_process().context(|| "start in the background")? {
@@ -143,8 +145,21 @@ impl Serving {
             mount.run(stop).await.map_err(|error| of_mount_error(&error))
         });
         drop(control);
-        tracing::info!("{} is unmounted: {:?}", at.display(), ended?);
+        let ended = ended?;
+        tracing::info!("{} is unmounted: {ended:?}", at.display());
+        end_soon();
         Ok(0)
+    }
+}
+
+/// The mount is gone. Threads that hang in a store are not waited for.
+fn end_soon() {
+    let end = || {
+        std::thread::sleep(ENDS_WITHIN);
+        std::process::exit(0);
+    };
+    if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {
+        tracing::debug!("start the thread that ends the process: {error}");
     }
 }
 
