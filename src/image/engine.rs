@@ -20,6 +20,7 @@ use crate::seal::Verified;
 use bytes::Bytes;
 use lru::LruCache;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ use tokio::runtime::Handle;
 const GROUP_LEN_MAX: u64 = 512 * 1024;
 /// Neighbours with no more than this between them are fetched together.
 const GAP_MAX: u64 = 16 * 1024;
+/// What one reader has fetched ahead of it at most, however much memory there is.
+const WINDOW_MAX: u64 = 32 << 20;
 /// For how long a chunk that could not be found is not searched for again.
 const LOST_FOR: Duration = Duration::from_secs(30);
 const LOST_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
@@ -57,6 +60,8 @@ pub struct Engine {
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
     pool: Pool,
     disk: Option<Disk>,
+    /// Readers with a window.
+    streams: AtomicI64,
     watch: Watch,
 }
 
@@ -89,6 +94,7 @@ impl Engine {
             lost: Mutex::new(LruCache::new(LOST_MAX)),
             pool,
             disk,
+            streams: AtomicI64::new(0),
             watch: Watch::default(),
         }))
     }
@@ -121,6 +127,19 @@ impl Engine {
     /// How many bytes of chunks may be kept in memory.
     pub fn chunk_budget(&self) -> usize {
         self.chunks.budget()
+    }
+
+    /// So many readers in order more, or fewer.
+    pub(super) fn streams(&self, more: i64) {
+        let _before = self.streams.fetch_add(more, Relaxed);
+    }
+
+    /// How much one reader in order may have fetched ahead of it: an eighth of all memory, and its share of half the room that what
+    /// passes through finds in the cache. More would push out what it has not come to yet.
+    pub(super) fn window_max(&self) -> u64 {
+        let streams = u64::try_from(self.streams.load(Relaxed)).unwrap_or(0).max(1);
+        let room = self.chunks.room_for_scans() as u64;
+        (self.memory / 8).min(room / 2 / streams).min(WINDOW_MAX)
     }
 
     /// What the chunk cache did.

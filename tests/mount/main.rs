@@ -12,6 +12,7 @@ mod kernel;
 mod life;
 mod listing;
 mod ordinary;
+mod passthrough;
 mod readers;
 mod reading;
 mod storms;

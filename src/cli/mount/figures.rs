@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::image::Engine;
+use crate::image::whole::Whole;
 use afterimage_mountd::watch::{BUCKETS, OpSnapshot, Watch};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -15,6 +16,7 @@ pub(super) struct Figures {
     since: jiff::Timestamp,
     mount: Arc<Watch>,
     engine: Arc<Engine>,
+    whole: Option<Arc<Whole>>,
 }
 
 /// One figure, described.
@@ -28,8 +30,13 @@ struct Figure {
 }
 
 impl Figures {
-    pub(super) fn new(mountpoint: PathBuf, mount: Arc<Watch>, engine: Arc<Engine>) -> Figures {
-        Figures { mountpoint, since: clock::now(), mount, engine }
+    pub(super) fn new(
+        mountpoint: PathBuf,
+        mount: Arc<Watch>,
+        engine: Arc<Engine>,
+        whole: Option<Arc<Whole>>,
+    ) -> Figures {
+        Figures { mountpoint, since: clock::now(), mount, engine, whole }
     }
 
     /// Answers one request.
@@ -84,6 +91,13 @@ impl Figures {
                 true,
                 "Bytes of sealed chunks in the cache on disk.",
                 self.engine.disk_bytes().unwrap_or(0),
+            ),
+            figure(
+                "whole_bytes",
+                "bytes",
+                true,
+                "Bytes of whole images in plain files beside it.",
+                self.whole.as_ref().map_or(0, |whole| whole.bytes()),
             ),
         ]
         .into_iter()
