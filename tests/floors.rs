@@ -41,6 +41,7 @@ const TOUCH_FILES: &[(&str, &str)] = &[
     ("exports", "targets, and the files of overlays"),
     ("repo/segments", "this machine's copy of the index"),
     ("image/disk.rs", "the disk tier of the chunk cache"),
+    ("image/whole.rs", "whole images as plain files beside it"),
     ("repo/state", "this machine's copies of small objects"),
     ("upkeep/check.rs", "a folder for what outgrows memory, gone with the check"),
     ("cli", "password files, metadata, the control socket"),

@@ -63,7 +63,7 @@ pub trait Tree: Send + Sync + 'static {
 
     /// Exactly the bytes from `offset` to `offset + len` or the file's end, whichever comes first.
     ///
-    /// Fewer bytes before the end would be shown as zeroes by the kernel; they are answered as an error instead. `len` is at most 1 MiB.
+    /// Fewer bytes before the end would be shown as zeroes by the kernel; they are answered as an error instead. `len` is at most 128 KiB.
     fn read(&self, file: &Arc<Self::File>, offset: u64, len: u32) -> Answer<Bytes>;
 
     /// The first offset at or after `offset` that is data, or is a hole (the end of the file is one). [`Kind::PastEnd`] where there is none.

@@ -351,6 +351,10 @@ pub(super) struct Mount {
     /// How many bytes may lie there
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
     pub(super) cache_size: Option<u64>,
+    /// As root: copy images that are opened to plain files in that directory, which take three quarters of its size, and let the kernel read those
+    /// by itself from the next opening on. They lie there in the clear, and what the kernel reads of them is not verified
+    #[arg(long, requires = "cache_dir")]
+    pub(super) passthrough: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -44,6 +44,8 @@ pub struct Disk {
     segment_len: u64,
     off: AtomicBool,
     state: Mutex<State>,
+    /// As `state` has it, for who can't wait: a disk that hangs in a write holds the lock.
+    bytes: AtomicU64,
     /// Held for as long as the tier is in use.
     _lock: File,
 }
@@ -79,6 +81,7 @@ impl Disk {
             segment_len,
             off: AtomicBool::new(false),
             state: Mutex::default(),
+            bytes: AtomicU64::new(0),
             _lock: lock,
         };
         disk.load().context(what)?;
@@ -120,9 +123,9 @@ impl Disk {
         let _spot = self.state().spots.remove(&(chunk, pack));
     }
 
-    /// How many bytes lie here.
+    /// How many bytes lie here. Never waits.
     pub fn bytes(&self) -> u64 {
-        self.state().bytes
+        self.bytes.load(Relaxed)
     }
 
     fn append(&self, chunk: ChunkId, pack: PackId, sealed: &[u8]) -> std::io::Result<()> {
@@ -157,6 +160,7 @@ impl Disk {
         segment.file.write_all_at(&entry, offset)?;
         segment.len += entry.len() as u64;
         state.bytes += entry.len() as u64;
+        self.bytes.store(state.bytes, Relaxed);
         let spot = Spot { segment: number, offset: offset + HEAD_LEN as u64, len: sealed.len() as u32 };
         let _none = state.spots.insert((chunk, pack), spot);
         Ok(())
@@ -175,6 +179,7 @@ impl Disk {
         }
         let len = state.segments.remove(&number).map_or(0, |segment| segment.len);
         state.bytes = state.bytes.saturating_sub(len);
+        self.bytes.store(state.bytes, Relaxed);
         state.spots.retain(|_, spot| spot.segment != number);
         Ok(true)
     }
@@ -196,6 +201,7 @@ impl Disk {
         }
         let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
         while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
+        self.bytes.store(state.bytes, Relaxed);
         Ok(())
     }
 

@@ -4,11 +4,13 @@
 //!
 //! Holds: each missing chunk is fetched once, however many want it; what failed is never cached, and what could not be found anywhere is not
 //! searched for again for half a minute. One chunk's damage is the answer for that chunk, not for its neighbours in the same get.
+//! A store that hangs holds up who waits for what it owes, and nobody else: it is asked on the pool's threads only, which are made up for.
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::disk::Disk;
 use super::map::fetch_node;
 use super::pool::{Pool, Urgency};
+use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Node;
@@ -18,6 +20,7 @@ use crate::seal::Verified;
 use bytes::Bytes;
 use lru::LruCache;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -27,6 +30,8 @@ use tokio::runtime::Handle;
 const GROUP_LEN_MAX: u64 = 512 * 1024;
 /// Neighbours with no more than this between them are fetched together.
 const GAP_MAX: u64 = 16 * 1024;
+/// What one reader has fetched ahead of it at most, however much memory there is.
+const WINDOW_MAX: u64 = 32 << 20;
 /// For how long a chunk that could not be found is not searched for again.
 const LOST_FOR: Duration = Duration::from_secs(30);
 const LOST_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
@@ -40,6 +45,8 @@ pub(super) struct Wanted {
 }
 
 type Fetched = Result<Verified>;
+type ChunkLead = Lead<ChunkId, Fetched>;
+type NodeLead = Lead<ChunkId, Result<Arc<Node>>>;
 
 /// The shared engine.
 pub struct Engine {
@@ -53,6 +60,8 @@ pub struct Engine {
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
     pool: Pool,
     disk: Option<Disk>,
+    /// Readers with a window.
+    streams: AtomicI64,
     watch: Watch,
 }
 
@@ -72,8 +81,8 @@ impl Engine {
         let part = |eighths: u64| usize::try_from(memory / 8 * eighths).unwrap_or(usize::MAX);
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         // Twice as many threads as cores: some wait for a disk while others open what came.
-        let pool =
-            Pool::new(cores * 2).map_err(|error| Error::io("start the threads that open chunks", error))?;
+        let pool = Pool::new(cores * 2, runtime.clone())
+            .map_err(|error| Error::io("start the threads that open chunks", error))?;
         Ok(Arc::new(Engine {
             repository,
             runtime,
@@ -85,6 +94,7 @@ impl Engine {
             lost: Mutex::new(LruCache::new(LOST_MAX)),
             pool,
             disk,
+            streams: AtomicI64::new(0),
             watch: Watch::default(),
         }))
     }
@@ -119,6 +129,19 @@ impl Engine {
         self.chunks.budget()
     }
 
+    /// So many readers in order more, or fewer.
+    pub(super) fn streams(&self, more: i64) {
+        let _before = self.streams.fetch_add(more, Relaxed);
+    }
+
+    /// How much one reader in order may have fetched ahead of it: an eighth of all memory, and its share of half the room that what
+    /// passes through finds in the cache. More would push out what it has not come to yet.
+    pub(super) fn window_max(&self) -> u64 {
+        let streams = u64::try_from(self.streams.load(Relaxed)).unwrap_or(0).max(1);
+        let room = self.chunks.room_for_scans() as u64;
+        (self.memory / 8).min(room / 2 / streams).min(WINDOW_MAX)
+    }
+
     /// What the chunk cache did.
     pub fn chunk_counts(&self) -> Counts {
         self.chunks.counts()
@@ -130,23 +153,73 @@ impl Engine {
     }
 
     /// A node.
-    pub(super) async fn node(&self, id: ChunkId, place: Place) -> Result<Arc<Node>> {
-        if let Some(node) = self.node_now(id) {
-            return Ok(node);
-        }
-        let fetch = async || {
+    pub(super) async fn node(self: &Arc<Self>, id: ChunkId, place: Place) -> Result<Arc<Node>> {
+        loop {
             if let Some(node) = self.node_now(id) {
                 return Ok(node);
             }
-            self.not_lost(id)?;
-            let node = fetch_node(self, id, place).await.inspect_err(|error| self.lose(id, error))?;
-            self.watch.nodes_opened.add(1);
-            let weight =
-                node.entries.len() * std::mem::size_of_val(&node.entries[..1.min(node.entries.len())]) + 64;
-            self.nodes.insert(id, Arc::clone(&node), weight, Hint::Demand);
-            Ok(node)
-        };
-        self.node_flights.run(id, fetch).await
+            if let Flight::Lead(lead) = self.node_flights.join(id) {
+                let engine = Arc::clone(self);
+                self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(lead, place)));
+            }
+            // `None`: whoever led went away; somebody leads anew.
+            if let Flight::Wait(wait) = self.node_flights.join(id)
+                && let Some(answer) = wait.done().await
+            {
+                return answer;
+            }
+        }
+    }
+
+    /// On a thread of the pool.
+    fn fetch_node(self: Arc<Self>, lead: NodeLead, place: Place) {
+        let (id, of) = (*lead.key(), Asked::Pack(place.pack));
+        if let Some(answer) = self.node_now(id).map(Ok).or_else(|| self.not_lost(id).err().map(Err)) {
+            return drop(lead.finish(answer));
+        }
+        if !self.pool.admits(of) {
+            let engine = Arc::clone(&self);
+            let later = Box::new(move || engine.fetch_node(lead, place));
+            return self.pool.park(of, Urgency::Now, later);
+        }
+        let engine = Arc::clone(&self);
+        let call = async move { fetch_node(&engine, id, place).await };
+        self.here_or_later(of, call, move |engine, answer| {
+            match &answer {
+                Ok(node) => {
+                    engine.watch.nodes_opened.add(1);
+                    let weight = std::mem::size_of_val(&node.entries[..]) + 64;
+                    engine.nodes.insert(id, Arc::clone(node), weight, Hint::Demand);
+                }
+                Err(error) => engine.lose(id, error),
+            }
+            drop(lead.finish(answer));
+        });
+    }
+
+    /// On a thread of the pool. A store that answers at once (a local one does, in its own time) is answered for here and now;
+    /// another one is waited for by the runtime.
+    fn here_or_later<T: Send + 'static>(
+        self: &Arc<Self>,
+        of: Asked,
+        call: impl Future<Output = T> + Send + 'static,
+        done: impl FnOnce(&Arc<Engine>, T) + Send + 'static,
+    ) {
+        let mut call = Box::pin(call);
+        let inside = self.pool.enter(of);
+        let entered = self.runtime.enter();
+        let now = call.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        drop((entered, inside));
+        match now {
+            Poll::Ready(answer) => done(self, answer),
+            Poll::Pending => {
+                let engine = Arc::clone(self);
+                drop(self.runtime.spawn(async move {
+                    let answer = call.await;
+                    done(&engine, answer);
+                }));
+            }
+        }
     }
 
     /// A chunk, if it is here.
@@ -161,7 +234,7 @@ impl Engine {
         urgency: Urgency,
         hint: Hint,
     ) -> Vec<Option<Wait<Fetched>>> {
-        let mut group: Vec<(Lead<ChunkId, Fetched>, Wanted)> = Vec::new();
+        let mut group: Vec<(ChunkLead, Wanted)> = Vec::new();
         let mut waits = Vec::with_capacity(wanted.len());
         for one in wanted {
             let wait = match self.chunk_flights.join(one.id) {
@@ -184,21 +257,15 @@ impl Engine {
         waits
     }
 
-    fn submit(self: &Arc<Self>, group: Vec<(Lead<ChunkId, Fetched>, Wanted)>, urgency: Urgency, hint: Hint) {
+    fn submit(self: &Arc<Self>, group: Vec<(ChunkLead, Wanted)>, urgency: Urgency, hint: Hint) {
         if !group.is_empty() {
             let engine = Arc::clone(self);
             self.pool.submit(urgency, Box::new(move || engine.fetch_group(group, urgency, hint)));
         }
     }
 
-    /// On a thread of the pool. A store that answers at once (a local one does) is answered for here and now; another one is
-    /// waited for by the runtime, and its answer comes back to the pool.
-    fn fetch_group(
-        self: Arc<Self>,
-        group: Vec<(Lead<ChunkId, Fetched>, Wanted)>,
-        urgency: Urgency,
-        hint: Hint,
-    ) {
+    /// On a thread of the pool.
+    fn fetch_group(self: Arc<Self>, group: Vec<(ChunkLead, Wanted)>, urgency: Urgency, hint: Hint) {
         let mut missing = Vec::with_capacity(group.len());
         for (lead, wanted) in group {
             match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
@@ -212,61 +279,79 @@ impl Engine {
         }
         let (Some((_, first)), Some((_, last))) = (missing.first(), missing.last()) else { return };
         let (start, range) = (first.place.offset, first.place.offset.into()..last.place.end());
-        let (repository, pack) = (Arc::clone(&self.repository), first.place.pack);
-        self.watch.gets.add(1);
-        let mut get = Box::pin(async move { repository.get_sealed(pack, range).await });
-        let runtime = self.runtime.clone();
-        let entered = runtime.enter();
-        let now = get.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-        drop(entered);
-        match now {
-            Poll::Ready(answer) => self.open_group(missing, start, answer, hint),
-            Poll::Pending => drop(runtime.spawn(async move {
-                let answer = get.await;
-                let engine = Arc::clone(&self);
-                self.pool.submit(urgency, Box::new(move || engine.open_group(missing, start, answer, hint)));
-            })),
+        let (pack, of) = (first.place.pack, Asked::Pack(first.place.pack));
+        if !self.pool.admits(of) {
+            let engine = Arc::clone(&self);
+            let later = Box::new(move || engine.fetch_group(missing, urgency, hint));
+            return self.pool.park(of, urgency, later);
         }
+        self.watch.gets.add(1);
+        let repository = Arc::clone(&self.repository);
+        let get = async move { repository.get_sealed(pack, range).await };
+        let here = std::thread::current().id();
+        self.here_or_later(of, get, move |engine, answer| {
+            if std::thread::current().id() == here {
+                return engine.open_group(missing, start, answer, hint);
+            }
+            let again = Arc::clone(engine);
+            engine.pool.submit(urgency, Box::new(move || again.open_group(missing, start, answer, hint)));
+        });
     }
 
     fn open_group(
         self: &Arc<Self>,
-        group: Vec<(Lead<ChunkId, Fetched>, Wanted)>,
+        group: Vec<(ChunkLead, Wanted)>,
         start: u32,
         answer: Result<Bytes>,
         hint: Hint,
     ) {
         self.watch.sealed_bytes.add(answer.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        let sealed_of = |bytes: &Bytes, wanted: &Wanted| {
+            let at = (wanted.place.offset - start) as usize;
+            bytes.slice(at..at + wanted.place.len as usize)
+        };
+        let mut whole = Vec::new();
         for (lead, wanted) in group {
-            let opened = match &answer {
-                Ok(bytes) => {
-                    let at = (wanted.place.offset - start) as usize;
-                    let sealed = &bytes[at..at + wanted.place.len as usize];
-                    let opened = self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, sealed);
-                    if let (Some(disk), Ok(_)) = (&self.disk, &opened) {
-                        disk.put(wanted.id, wanted.place.pack, sealed);
-                    }
-                    opened
-                }
-                Err(error) => Err(error.clone()),
-            };
+            let opened = answer.clone().and_then(|bytes| {
+                let sealed = sealed_of(&bytes, &wanted);
+                self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed)
+            });
             match opened {
                 Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {
                     let engine = Arc::clone(self);
-                    drop(self.runtime.spawn(async move {
-                        let found = engine.repository.chunk(SealKind::Data, wanted.id, wanted.place).await;
-                        engine.finish(lead, &wanted, found, hint);
-                    }));
+                    self.pool.submit(Urgency::Now, Box::new(move || engine.search(lead, wanted, hint)));
                 }
-                opened => self.finish(lead, &wanted, opened, hint),
+                opened => {
+                    whole.extend(opened.is_ok().then_some(wanted));
+                    self.finish(lead, &wanted, opened, hint);
+                }
+            }
+        }
+        // After everyone has what he waits for: the disk of the tier may be slower than the store.
+        if let (Some(disk), Ok(bytes), true) = (&self.disk, &answer, self.pool.admits(Asked::Tier)) {
+            let _inside = self.pool.enter(Asked::Tier);
+            for wanted in whole {
+                disk.put(wanted.id, wanted.place.pack, &sealed_of(bytes, &wanted));
             }
         }
     }
 
+    /// On a thread of the pool: what is not where it should be is looked for elsewhere.
+    fn search(self: Arc<Self>, lead: ChunkLead, wanted: Wanted, hint: Hint) {
+        let repository = Arc::clone(&self.repository);
+        let found = async move { repository.chunk(SealKind::Data, wanted.id, wanted.place).await };
+        self.here_or_later(Asked::Pack(wanted.place.pack), found, move |engine, found| {
+            engine.finish(lead, &wanted, found, hint);
+        });
+    }
+
     /// A chunk from the tier on disk, if it is there and proves itself.
     fn kept_on_disk(&self, wanted: &Wanted) -> Option<Verified> {
-        let disk = self.disk.as_ref()?;
+        // A tier that hangs is done without.
+        let disk = self.disk.as_ref().filter(|_| self.pool.admits(Asked::Tier))?;
+        let inside = self.pool.enter(Asked::Tier);
         let sealed = disk.get(wanted.id, wanted.place.pack)?;
+        drop(inside);
         match self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
             Ok(chunk) => {
                 self.watch.disk_chunks.add(1);
@@ -281,7 +366,7 @@ impl Engine {
         }
     }
 
-    fn finish(&self, lead: Lead<ChunkId, Fetched>, wanted: &Wanted, opened: Fetched, hint: Hint) {
+    fn finish(&self, lead: ChunkLead, wanted: &Wanted, opened: Fetched, hint: Hint) {
         let judged = opened.and_then(|chunk| match chunk.len() as u64 == wanted.len {
             true => Ok(chunk),
             false => Err(Corrupt::Length { found: chunk.len() as u64, wanted: wanted.len }.into()),

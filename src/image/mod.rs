@@ -15,7 +15,9 @@ pub mod disk;
 mod engine;
 mod map;
 mod pool;
+mod stalls;
 pub mod watch;
+pub mod whole;
 
 pub use ahead::Ahead;
 pub use compare::compare;
@@ -123,12 +125,21 @@ impl Image {
 
     /// The bytes.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Vec<Part>> {
-        if let Some(now) = self.read_now(offset, len) {
-            return now;
+        match self.read_now(offset, len) {
+            Some(now) => now,
+            None => self.read_as(offset, len, Urgency::Now, Hint::Demand).await,
         }
+    }
+
+    /// The same for who is in no hurry and reads everything once: nobody else waits longer or loses what is hot.
+    async fn read_aside(&self, offset: u64, len: usize) -> Result<Vec<Part>> {
+        self.read_as(offset, len, Urgency::Soon, Hint::Scan).await
+    }
+
+    async fn read_as(&self, offset: u64, len: usize, urgency: Urgency, hint: Hint) -> Result<Vec<Part>> {
         let range = self.judge(offset, len)?;
         let plan = self.plan(&range).await?;
-        let mut chunks = self.gather(&plan, Urgency::Now, Hint::Demand).await?.into_iter();
+        let mut chunks = self.gather(&plan, urgency, hint).await?.into_iter();
         let mut parts = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {
             let here = piece.range.start.max(range.start)..piece.range.end.min(range.end);
@@ -257,10 +268,17 @@ fn push_zeros(parts: &mut Vec<Part>, len: u64) {
     }
 }
 
+/// What reads of holes are answered with, as long as they are no longer than this.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
 /// Parts as one run of bytes; a single part is not copied.
 pub fn join(mut parts: Vec<Part>) -> Bytes {
-    if let [Part::Bytes(only)] = parts.as_mut_slice() {
-        return std::mem::take(only).into_bytes();
+    match parts.as_mut_slice() {
+        [Part::Bytes(only)] => return std::mem::take(only).into_bytes(),
+        [Part::Zeros(len)] if *len <= ZEROS.len() as u64 => {
+            return Bytes::from_static(&ZEROS[..*len as usize]);
+        }
+        _ => {}
     }
     let len = |part: &Part| match part {
         Part::Bytes(bytes) => bytes.len(),

@@ -1,10 +1,21 @@
-//! The threads that open chunks: a few, with two queues. What somebody waits for goes before what may be wanted later.
+//! The threads that fetch and open chunks: a few, with two queues. What somebody waits for goes before what may be wanted later.
 //!
-//! They are plain threads, because opening a chunk is work and would hold up those who wait on the runtime. What is given to them is bounded by
-//! those who give it: readers who wait, and windows of reading ahead.
+//! They are plain threads, because opening a chunk is work and a local disk answers in its own time; both would hold up those who wait
+//! on the runtime. What is given to them is bounded by those who give it: readers who wait, and windows of reading ahead.
+//!
+//! A call that may never return is made between [`Pool::enter`] and the end of what that gives. While one hangs, another thread does its thread's
+//! work (`stalls` has the rules).
 
+use super::stalls::{Asked, Stalls};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select, unbounded};
-use std::thread::JoinHandle;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// How often calls under way are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Something to do.
 pub(super) type Task = Box<dyn FnOnce() + Send>;
@@ -18,65 +29,238 @@ pub(super) enum Urgency {
     Soon,
 }
 
-/// A fixed number of threads. They end when the pool is dropped, after what was begun.
-pub(super) struct Pool {
-    now: Option<Sender<Task>>,
-    soon: Option<Sender<Task>>,
-    threads: Vec<JoinHandle<()>>,
+/// Threads and their queues. They end by themselves when the pool is dropped, after what was given to them.
+pub(super) struct Pool(Arc<Inner>);
+
+struct Inner {
+    now: Sender<Task>,
+    soon: Sender<Task>,
+    team: Team,
+    runtime: Handle,
+    calls: Mutex<Calls>,
+}
+
+/// What a thread works from. It holds no queue open.
+#[derive(Clone)]
+struct Team {
+    now: Receiver<Task>,
+    soon: Receiver<Task>,
+    /// Threads too many.
+    surplus: Arc<AtomicUsize>,
+}
+
+struct Calls {
+    stalls: Stalls<(Urgency, Task)>,
+    watched: bool,
+}
+
+/// A call that may never return. Dropped, it has.
+pub(super) struct Inside {
+    pool: Arc<Inner>,
+    call: u64,
 }
 
 impl Pool {
     /// Starts the threads.
-    pub(super) fn new(threads: usize) -> std::io::Result<Pool> {
-        let (now, now_out) = unbounded();
-        let (soon, soon_out) = unbounded();
-        let start = |number| {
-            let (now, soon) = (now_out.clone(), soon_out.clone());
-            let name = format!("chunks-{number}");
-            std::thread::Builder::new().name(name).spawn(move || work(&now, &soon))
-        };
-        let threads = (0..threads).map(start).collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Pool { now: Some(now), soon: Some(soon), threads })
+    pub(super) fn new(threads: usize, runtime: Handle) -> std::io::Result<Pool> {
+        let ((now, now_out), (soon, soon_out)) = (unbounded(), unbounded());
+        let team = Team { now: now_out, soon: soon_out, surplus: Arc::default() };
+        let calls = Mutex::new(Calls { stalls: Stalls::new(), watched: false });
+        let inner = Inner { now, soon, team, runtime, calls };
+        for _ in 0..threads {
+            inner.team.start()?;
+        }
+        Ok(Pool(Arc::new(inner)))
     }
 
     /// Has it done. A task that panics ends nothing but itself.
     pub(super) fn submit(&self, urgency: Urgency, task: Task) {
-        let queue = match urgency {
-            Urgency::Now => &self.now,
-            Urgency::Soon => &self.soon,
-        };
-        if let Some(queue) = queue {
-            // The threads hold the other end for as long as the pool lives.
-            let _sent = queue.send(task);
+        self.0.submit(urgency, task);
+    }
+
+    /// Whether so few calls hang in this that one more may be made.
+    pub(super) fn admits(&self, of: Asked) -> bool {
+        self.0.calls().stalls.admits(of)
+    }
+
+    /// A call that may never return begins.
+    pub(super) fn enter(&self, of: Asked) -> Inside {
+        let mut calls = self.0.calls();
+        let call = calls.stalls.enter(of, Instant::now());
+        if !std::mem::replace(&mut calls.watched, true) {
+            drop(self.0.runtime.spawn(watch(Arc::downgrade(&self.0))));
+        }
+        Inside { pool: Arc::clone(&self.0), call }
+    }
+
+    /// Has it done once this is asked again with hope.
+    pub(super) fn park(&self, of: Asked, urgency: Urgency, task: Task) {
+        let back = self.0.calls().stalls.park(of, (urgency, task));
+        if let Some((urgency, task)) = back {
+            self.submit(urgency, task);
         }
     }
 }
 
-fn work(now: &Receiver<Task>, soon: &Receiver<Task>) {
-    loop {
-        let task = match now.try_recv() {
-            Ok(task) => Ok(task),
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => select! {
-                recv(now) -> task => task,
-                recv(soon) -> task => task,
-            },
+impl Inner {
+    fn submit(&self, urgency: Urgency, task: Task) {
+        let queue = match urgency {
+            Urgency::Now => &self.now,
+            Urgency::Soon => &self.soon,
         };
-        let Ok(task) = task else { return };
-        let _panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+        // We hold the other end as well.
+        let _sent = queue.send(task);
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes up for threads that hang.
+    fn make_up_for(&self, stuck: usize) {
+        for _ in 0..stuck {
+            tracing::warn!("a read hangs; another thread goes on with what waits behind it");
+            if let Err(error) = self.team.start() {
+                tracing::error!("start another thread: {error}");
+            }
+        }
     }
 }
 
-impl Drop for Pool {
+impl Drop for Inside {
     fn drop(&mut self) {
-        self.now = None;
-        self.soon = None;
-        let here = std::thread::current().id();
-        for thread in self.threads.drain(..) {
-            // The last one who holds the pool may be one of its own threads.
-            if thread.thread().id() != here {
-                let _panicked = thread.join();
+        let left = self.pool.calls().stalls.leave(self.call);
+        if left.was_stuck {
+            let _before = self.pool.team.surplus.fetch_add(1, SeqCst);
+        }
+        for (urgency, task) in left.free {
+            self.pool.submit(urgency, task);
+        }
+    }
+}
+
+/// Looks for calls that hang, for as long as any are under way.
+async fn watch(pool: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut calls = pool.calls();
+        match calls.stalls.look(Instant::now()) {
+            Some(stuck) => {
+                drop(calls);
+                pool.make_up_for(stuck);
             }
+            None => {
+                calls.watched = false;
+                return;
+            }
+        }
+    }
+}
+
+impl Team {
+    fn start(&self) -> std::io::Result<()> {
+        let team = self.clone();
+        std::thread::Builder::new().name("chunks".into()).spawn(move || team.work()).map(drop)
+    }
+
+    fn work(&self) {
+        while let Some(task) = self.next() {
+            let _panicked = catch_unwind(AssertUnwindSafe(task));
+            let one_fewer = |surplus: usize| surplus.checked_sub(1);
+            if self.surplus.fetch_update(SeqCst, SeqCst, one_fewer).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Task> {
+        match self.now.try_recv() {
+            Ok(task) => Some(task),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => select! {
+                recv(self.now) -> task => task.ok(),
+                recv(self.soon) -> task => task.ok(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::PackId;
+    use std::sync::mpsc;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap()
+    }
+
+    /// Has a call made that returns when the sender goes.
+    fn hang(pool: &Arc<Pool>, of: Asked) -> mpsc::Sender<()> {
+        let (end, ends) = mpsc::channel::<()>();
+        let inside = Arc::clone(pool);
+        pool.submit(
+            Urgency::Now,
+            Box::new(move || {
+                let _inside = inside.enter(of);
+                let _gone = ends.recv();
+            }),
+        );
+        end
+    }
+
+    fn answers(pool: &Pool, urgency: Urgency) -> bool {
+        let (done, is_done) = mpsc::channel();
+        pool.submit(urgency, Box::new(move || done.send(()).expect("somebody waits")));
+        is_done.recv_timeout(Duration::from_secs(20)).is_ok()
+    }
+
+    #[test]
+    fn b3_threads_that_hang_are_made_up_for_and_are_too_many_when_they_come_back() {
+        let runtime = runtime();
+        let pool = Arc::new(Pool::new(2, runtime.handle().clone()).unwrap());
+        let ends: Vec<_> = (0..4).map(|number| hang(&pool, Asked::Pack(PackId([number; 16])))).collect();
+        assert!(answers(&pool, Urgency::Now) && answers(&pool, Urgency::Soon));
+        assert_eq!(pool.0.calls().stalls.all_stuck(), 4);
+        drop(ends);
+        let began = Instant::now();
+        // Two are left of the six, of which none holds the pool's own clone.
+        while Arc::strong_count(&pool.0.team.surplus) > 3 {
+            assert!(answers(&pool, Urgency::Now) && began.elapsed() < Duration::from_secs(20));
+        }
+        assert!(answers(&pool, Urgency::Now));
+    }
+
+    #[test]
+    fn b3_what_is_parked_is_done_when_a_call_that_hangs_returns() {
+        let runtime = runtime();
+        let (pool, of) = (Arc::new(Pool::new(1, runtime.handle().clone()).unwrap()), Asked::Tier);
+        let mut ends: Vec<_> = (0..4).map(|_| hang(&pool, of)).collect();
+        let began = Instant::now();
+        while pool.admits(of) {
+            assert!(began.elapsed() < Duration::from_secs(20), "they never count as stuck");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (done, is_done) = mpsc::channel();
+        pool.park(of, Urgency::Now, Box::new(move || done.send(()).expect("somebody waits")));
+        assert!(is_done.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(ends.pop());
+        is_done.recv_timeout(Duration::from_secs(20)).expect("it is done");
+        drop(ends);
+    }
+
+    #[test]
+    fn the_threads_of_a_pool_that_is_dropped_end() {
+        let runtime = runtime();
+        let pool = Pool::new(3, runtime.handle().clone()).unwrap();
+        let surplus = Arc::clone(&pool.0.team.surplus);
+        assert!(answers(&pool, Urgency::Now));
+        drop(pool);
+        let began = Instant::now();
+        while Arc::strong_count(&surplus) > 1 {
+            assert!(began.elapsed() < Duration::from_secs(20), "they go on");
+            std::thread::yield_now();
         }
     }
 }

@@ -38,6 +38,14 @@ impl File {
         }
     }
 
+    /// The image, if it is one.
+    pub fn as_image(&self) -> Option<&Image> {
+        match &self.0 {
+            Inner::Image { image, .. } => Some(image),
+            Inner::Bytes(_) => None,
+        }
+    }
+
     /// The bytes, if they are in memory; notes the read, so that a sequential reader finds more there. Never waits.
     pub fn read_now(&self, offset: u64, len: usize) -> Option<Result<Bytes>> {
         match &self.0 {

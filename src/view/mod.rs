@@ -28,6 +28,7 @@ pub use refresh::YOUNG;
 
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::format::BackupId;
+use crate::format::record::Record;
 use crate::format::shown::to_json;
 use crate::image::{Engine, Image, Map};
 use bytes::Bytes;
@@ -35,11 +36,14 @@ use lru::LruCache;
 use refresh::Kept;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
 
 /// How many `backup.json` are kept: who looks at one opens it next.
 const RECORDS_KEPT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not zero");
 /// Longer ones are made anew each time.
 const RECORD_LEN_KEPT: usize = 64 * 1024;
+/// How many records are read at once; a store that hangs keeps that many threads and no more.
+const RECORDS_AT_ONCE: usize = 8;
 
 /// The tree over one repository. Cheap to clone.
 #[derive(Clone)]
@@ -47,13 +51,15 @@ pub struct View {
     engine: Arc<Engine>,
     kept: Arc<Kept>,
     records: Arc<Mutex<LruCache<BackupId, Bytes>>>,
+    reading: Arc<Semaphore>,
 }
 
 impl View {
     /// A view of what the engine reads from.
     pub fn new(engine: Arc<Engine>) -> View {
         let kept = Kept::new(Arc::clone(engine.repository()), engine.runtime().clone());
-        View { engine, kept, records: Arc::new(Mutex::new(LruCache::new(RECORDS_KEPT))) }
+        let records = Arc::new(Mutex::new(LruCache::new(RECORDS_KEPT)));
+        View { engine, kept, records, reading: Arc::new(Semaphore::new(RECORDS_AT_ONCE)) }
     }
 
     /// Which backups there are, if that was known some seconds ago. Never waits.
@@ -81,7 +87,7 @@ impl View {
         if let Some(json) = self.record_now(backup) {
             return Ok(json);
         }
-        let record = self.engine.repository().record(backup.id).await?;
+        let record = self.read_record(backup.id).await?;
         let json = serde_json::to_string_pretty(&to_json(&record))
             .map_err(|error| Error::new(ErrorKind::Unsupported, "write a record as JSON").caused_by(error))?;
         let json = Bytes::from(json + "\n");
@@ -90,6 +96,19 @@ impl View {
             let _before = records.put(backup.id, json.clone());
         }
         Ok(json)
+    }
+
+    /// A local store is read in a way that blocks.
+    async fn read_record(&self, id: BackupId) -> Result<Record> {
+        let gone =
+            |_| Error::new(ErrorKind::Interrupted, format!("read the record of backup {id}: given up"));
+        let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| gone(()))?;
+        let (repository, runtime) = (Arc::clone(self.engine.repository()), self.engine.runtime().clone());
+        let reading = self.engine.runtime().spawn_blocking(move || {
+            let _permit = permit;
+            runtime.block_on(repository.record(id))
+        });
+        reading.await.map_err(|_| gone(()))?
     }
 
     /// Opens an image.

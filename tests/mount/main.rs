@@ -6,9 +6,17 @@
 mod common;
 
 mod disks;
+mod far;
+mod hangs;
+mod kernel;
 mod life;
 mod listing;
+mod ordinary;
+mod passthrough;
+mod readers;
 mod reading;
+mod storms;
+mod tools;
 mod trouble;
 mod users;
 mod world;

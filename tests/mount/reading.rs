@@ -1,14 +1,12 @@
 //! The bytes: equal by every way of reading, sparse where they were, and not to be changed.
 
-use crate::common::images::{KIB, MIB, allocated, file, mixed, overwrite, sparse};
-use crate::common::random::Random;
-use crate::common::{has_program, skipped, tool};
-use crate::world::{Mounted, errno, run_tool, within};
+use crate::common::images::{MIB, file, mixed, overwrite, sparse};
+use crate::readers::direct;
+use crate::tools::every_tool_agrees;
+use crate::world::{Mounted, errno, within};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-
-const CHUNK: u64 = 128 * KIB;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// Data, a hole of 20 MiB, data of an odd length.
 fn holed(path: &str) {
@@ -23,37 +21,7 @@ fn every_tool_reads_what_was_backed_up() {
         holed(&image);
         let _ = sand.backup("web01", &[&image]);
         let mounted = Mounted::new(sand);
-        let (shown, out) = (mounted.image("web01"), sand.at("out"));
-        let same = |what: &str| {
-            assert_eq!(run_tool("cmp", &[&image, &out]).code(), Some(0), "{what}");
-            fs::remove_file(&out).expect("drop the copy");
-        };
-        let _ = tool("cmp", &[&image, &shown]);
-        for flags in [&["bs=1M"][..], &["bs=4k"], &["bs=1000"], &["bs=64k", "iflag=direct"]] {
-            let (from, to) = (format!("if={shown}"), format!("of={out}"));
-            let _ = tool("dd", &[&[from.as_str(), &to, "status=none"], flags].concat());
-            same(&format!("dd {flags:?}"));
-        }
-        for flag in ["--sparse=always", "--sparse=auto"] {
-            let _ = tool("cp", &[flag, &shown, &out]);
-            let (of_copy, of_source) = (allocated(&out), allocated(&image));
-            assert!(
-                of_copy <= of_source + CHUNK,
-                "{flag}: {of_copy} bytes on disk, {of_source} of the source"
-            );
-            same(flag);
-        }
-        if has_program("rsync") {
-            let _ = tool("rsync", &["--sparse", "-L", &shown, &out]);
-            same("rsync");
-        }
-        if has_program("qemu-img") {
-            let _ = tool("qemu-img", &["compare", "-f", "raw", "-F", "raw", &image, &shown]);
-            let _ = tool("qemu-img", &["convert", "-f", "raw", "-O", "raw", &shown, &out]);
-            let _ = tool("qemu-img", &["compare", "-f", "raw", "-F", "raw", &image, &out]);
-        } else {
-            skipped("no qemu-img to read the mounted image with");
-        }
+        every_tool_agrees(sand, &image, &mounted.image("web01"), false);
     });
 }
 
@@ -86,48 +54,13 @@ fn holes_are_holes_and_blocks_are_what_is_stored() {
 }
 
 #[test]
-fn f9_random_reads_by_16_threads_equal_the_source_and_open_each_chunk_once() {
-    within(120, |sand| {
-        let mut random = Random::new();
-        let bytes = mixed(random.next(), 24 * MIB + 999);
-        let image = file(sand, "disk.img", &bytes);
-        let _ = sand.backup("web01", &[&image]);
-        let mounted = Mounted::new(sand);
-        let path = mounted.image("web01");
-        std::thread::scope(|scope| {
-            for _ in 0..16 {
-                let (mut random, path, bytes) = (Random::seeded(random.next()), &path, &bytes);
-                let _ = scope.spawn(move || {
-                    let file = File::open(path).expect("open");
-                    let mut buffer = vec![0; 300_000];
-                    for _ in 0..200 {
-                        let at = random.below(bytes.len() as u64) as usize;
-                        let len = (random.below(300_000) as usize).min(bytes.len() - at);
-                        file.read_exact_at(&mut buffer[..len], at as u64).expect("read");
-                        assert!(buffer[..len] == bytes[at..at + len], "{len} bytes at {at}");
-                    }
-                });
-            }
-        });
-        let stats = mounted.stats();
-        let opened = stats["image"]["chunks_opened"].as_u64().expect("a number");
-        assert!(opened <= (bytes.len() as u64).div_ceil(CHUNK), "{opened} chunks opened: {stats}");
-        assert_eq!(stats["image"]["chunks_failed"], 0);
-    });
-}
-
-#[test]
 fn a_cold_read_of_4_kib_opens_one_chunk() {
     within(60, |sand| {
         let image =
             file(sand, "disk.img", &mixed(5, 16 * MIB).iter().map(|byte| byte | 1).collect::<Vec<_>>());
         let _ = sand.backup("web01", &[&image]);
         let mounted = Mounted::new(sand);
-        let file = File::options()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-            .open(mounted.image("web01"))
-            .expect("open");
+        let file = direct(&mounted.image("web01"));
         let mut buffer = vec![0; 4096];
         for at in [9 * MIB, MIB, 13 * MIB] {
             file.read_exact_at(&mut buffer, at + 4096).expect("read");

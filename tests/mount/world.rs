@@ -1,5 +1,7 @@
 //! A repository that is mounted, and a limit on how long a test may take.
 
+#![allow(dead_code)] // each test program uses its part of it
+
 use crate::common::{Sandbox, is_root, run, skipped};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,13 @@ impl<'a> Mounted<'a> {
         self.sand.done(&["stats", at, "--json"]).json()
     }
 
+    /// The memory that it holds and that is no page of a file.
+    pub(crate) fn anonymous_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     pub(crate) fn is_there(&self) -> bool {
         mounts().iter().any(|(at, _)| *at == self.at)
     }
@@ -138,7 +147,7 @@ pub(crate) fn run_tool(program: &str, args: &[&str]) -> crate::common::Output {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let _ = command.args(args).stdin(Stdio::null()).env("PATH", path);
-    run(command, Duration::from_secs(60))
+    run(command, Duration::from_secs(120))
 }
 
 /// The number of the error that a call failed with; 0 if it did not.

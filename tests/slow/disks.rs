@@ -18,7 +18,7 @@ fn images() -> PathBuf {
 }
 
 /// The disk, built by `scripts/lib/debian-disk` when it is not there; `None` (said) where that can't be done.
-fn debian_disk() -> Option<PathBuf> {
+pub(crate) fn debian_disk() -> Option<PathBuf> {
     let lock = BUILD.lock().unwrap_or_else(|broken| broken.into_inner());
     let disk = images().join("debian.raw");
     if !disk.exists() {

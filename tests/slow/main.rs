@@ -5,7 +5,19 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../mount/kernel.rs"]
+mod kernel;
+#[path = "../mount/ordinary.rs"]
+mod ordinary;
+#[path = "../mount/readers.rs"]
+mod readers;
+#[path = "../mount/tools.rs"]
+mod tools;
+#[path = "../mount/world.rs"]
+mod world;
+
 mod disks;
 mod guest;
 mod kills;
 mod many;
+mod mount;

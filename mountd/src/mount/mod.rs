@@ -105,8 +105,10 @@ impl Mount {
             () = self.ended() => {}
             () = stop => {}
         }
-        let ending = tokio::task::spawn_blocking(move || self.unmount());
-        ending.await.unwrap_or_else(|_| Err(MountError::new(MountErrorKind::Failed, "unmounting panicked")))
+        // A thread of its own: those of the runtime may all hang in the tree.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        spawn("mountd-end", move || drop(tell.send(self.unmount())))?;
+        told.await.unwrap_or_else(|_| Err(MountError::new(MountErrorKind::Failed, "unmounting panicked")))
     }
 
     /// Unmounts. Those who read may finish within the grace; after it they get an error. Blocks for no longer than some seconds more.

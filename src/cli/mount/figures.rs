@@ -4,6 +4,7 @@ use crate::cli::figures::{Figure, escape, of_engine, rooms};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::image::Engine;
+use crate::image::whole::Whole;
 use afterimage_mountd::watch::{BUCKETS, OpSnapshot, Watch};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -16,11 +17,17 @@ pub(super) struct Figures {
     since: jiff::Timestamp,
     mount: Arc<Watch>,
     engine: Arc<Engine>,
+    whole: Option<Arc<Whole>>,
 }
 
 impl Figures {
-    pub(super) fn new(mountpoint: PathBuf, mount: Arc<Watch>, engine: Arc<Engine>) -> Figures {
-        Figures { mountpoint, since: clock::now(), mount, engine }
+    pub(super) fn new(
+        mountpoint: PathBuf,
+        mount: Arc<Watch>,
+        engine: Arc<Engine>,
+        whole: Option<Arc<Whole>>,
+    ) -> Figures {
+        Figures { mountpoint, since: clock::now(), mount, engine, whole }
     }
 
     /// Answers one request.
@@ -41,7 +48,18 @@ impl Figures {
             about: metric.about,
             value,
         });
-        of_mount.chain(of_engine(&self.engine)).collect()
+        of_mount.chain(of_engine(&self.engine)).chain([self.of_whole()]).collect()
+    }
+
+    fn of_whole(&self) -> Figure {
+        Figure {
+            room: "cache",
+            name: "whole_bytes",
+            unit: "bytes",
+            gauge: true,
+            about: "Bytes of whole images in plain files beside it.",
+            value: self.whole.as_ref().map_or(0, |whole| whole.bytes()),
+        }
     }
 
     fn json(&self) -> Value {

@@ -17,6 +17,7 @@ use super::control::{self, Control};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::image::Engine;
 use crate::image::disk::Disk;
+use crate::image::whole::Whole;
 use crate::repo::Repository;
 use crate::seal::Password;
 use crate::view::View;
@@ -26,7 +27,7 @@ use afterimage_mountd::{Mount, MountError, Options, systemd};
 use figures::Figures;
 use serde_json::json;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tree::Mounted;
@@ -36,6 +37,11 @@ use zeroize::Zeroizing;
 pub(super) const KIND: &str = "afterimage";
 /// How long the background process may take to be ready: opening a far repository with a slow password.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// When the background's log begins anew, and how often that is looked at.
+const LOG_LEN_MAX: u64 = 1 << 20;
+const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long the process may take to end after its mount has.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     match Child::of_this_process().context(|| "start in the background")? {
@@ -82,18 +88,46 @@ fn run_child(context: &Context, args: &Args, mut child: Child) -> Result<u8> {
             std::process::exit(error.kind().exit_code().into());
         }
     };
-    let log = open_log(&serving);
+    let log = Log::open(&serving);
     let at = serving.mount.mountpoint().display().to_string();
-    child.ready(&at, log.as_ref()).context(|| "tell that the mount is ready")?;
+    child.ready(&at, log.as_ref().map(|log| &log.file)).context(|| "tell that the mount is ready")?;
+    if let Some(log) = log {
+        drop(context.runtime().spawn(log.stay_short()));
+    }
     serving.until_stopped(context)
 }
 
-/// Where the background process writes what it has to say. Made anew by each mount.
-fn open_log(serving: &Serving) -> Option<File> {
-    let folder = super::locations::state().join("log");
-    let name = serving.control.path().file_stem()?.to_owned();
-    std::fs::create_dir_all(&folder).ok()?;
-    File::create(folder.join(name).with_extension("log")).ok()
+/// Where the background process writes what it has to say. Made anew by each mount, and bounded.
+struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    fn open(serving: &Serving) -> Option<Log> {
+        let folder = super::locations::state().join("log");
+        let path = folder.join(serving.control.path().file_stem()?).with_extension("log");
+        std::fs::create_dir_all(&folder).ok()?;
+        // A log that was written by the one before is that one's. Appended to, so that what follows a cut begins at the start.
+        drop(std::fs::remove_file(&path));
+        let file = File::options().append(true).create(true).open(&path).ok()?;
+        Some(Log { file, path })
+    }
+
+    /// When it is long, what it says is kept as the one before, and it begins anew.
+    async fn stay_short(self) {
+        loop {
+            tokio::time::sleep(LOG_LOOK_EVERY).await;
+            let is_long = self.file.metadata().is_ok_and(|meta| meta.len() > LOG_LEN_MAX);
+            if is_long {
+                let cut = std::fs::copy(&self.path, self.path.with_extension("log.1"))
+                    .and_then(|_| self.file.set_len(0));
+                if let Err(error) = cut {
+                    tracing::debug!("shorten the log: {error}");
+                }
+            }
+        }
+    }
 }
 
 fn announce(context: &Context, serving: &Serving) -> Result<()> {
@@ -116,15 +150,17 @@ struct Serving {
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
         let repository = context.repository_by(password)?;
-        let disk = disk(args.cache_dir.as_deref(), args.cache_size, &repository);
+        let size = args.cache_size.map(|size| if passes_through(args) { size / 4 } else { size });
+        let disk = disk(args.cache_dir.as_deref(), size, &repository);
+        let whole = whole(args, &repository).map(Arc::new);
         let (runtime, memory) = (context.runtime().clone(), context.global.memory);
         let engine = Engine::with_disk(repository, runtime, memory, disk)?;
         let view = View::new(Arc::clone(&engine));
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
-        let mount = mount(context, &args.mountpoint, args.allow_other, view)?;
-        let control = listen(context, &mount, engine)?;
+        let mount = mount(context, &args.mountpoint, args.allow_other, view, whole.clone())?;
+        let control = listen(context, &mount, engine, whole)?;
         Ok(Serving { mount, control })
     }
 
@@ -140,8 +176,21 @@ impl Serving {
             mount.run(stop).await.map_err(|error| of_mount_error(&error))
         });
         drop(control);
-        tracing::info!("{} is unmounted: {:?}", at.display(), ended?);
+        let ended = ended?;
+        tracing::info!("{} is unmounted: {ended:?}", at.display());
+        end_soon();
         Ok(0)
+    }
+}
+
+/// The mount is gone. Threads that hang in a store are not waited for.
+fn end_soon() {
+    let end = || {
+        std::thread::sleep(ENDS_WITHIN);
+        std::process::exit(0);
+    };
+    if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {
+        tracing::debug!("start the thread that ends the process: {error}");
     }
 }
 
@@ -151,20 +200,48 @@ pub(super) fn disk(dir: Option<&Path>, size: Option<u64>, repository: &Repositor
     Disk::open(&dir, repository.id(), size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
 }
 
+/// Only root's mounts can have the kernel read by itself; what nobody would read is not filled.
+fn passes_through(args: &Args) -> bool {
+    args.passthrough && rustix::process::geteuid().is_root()
+}
+
+/// The plain files that were asked for.
+fn whole(args: &Args, repository: &Repository) -> Option<Whole> {
+    let (dir, size) = (args.cache_dir.as_ref()?, args.cache_size?);
+    if !passes_through(args) {
+        return None;
+    }
+    let dir = std::path::absolute(dir).ok()?;
+    let opened = Whole::open(&dir, repository.id(), size - size / 4);
+    opened.map_err(|error| tracing::warn!("{error}; it goes without")).ok()
+}
+
 /// Mounts what is in view.
-pub(super) fn mount(context: &Context, mountpoint: &Path, allow_other: bool, view: View) -> Result<Mount> {
+pub(super) fn mount(
+    context: &Context,
+    mountpoint: &Path,
+    allow_other: bool,
+    view: View,
+    whole: Option<Arc<Whole>>,
+) -> Result<Mount> {
     let mut options = Options::new(KIND, context.runtime().clone());
     options.allow_other = allow_other;
+    options.passthrough = whole.is_some();
     options.source = format!("afterimage:{}", context.place()?);
     options.forbidden = context.directory().into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let tree = Arc::new(Mounted { view, uid, gid });
+    let tree = Arc::new(Mounted { view, whole, uid, gid });
     Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))
 }
 
 /// The socket on which a mount tells its figures.
-pub(super) fn listen(context: &Context, mount: &Mount, engine: Arc<Engine>) -> Result<Control> {
-    let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine);
+pub(super) fn listen(
+    context: &Context,
+    mount: &Mount,
+    engine: Arc<Engine>,
+    whole: Option<Arc<Whole>>,
+) -> Result<Control> {
+    let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine, whole);
     let path = control::path_for(mount.mountpoint())?;
     Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))
 }

@@ -3,6 +3,7 @@
 //! What the view knows is answered at once: names while its list is young, and bytes that are in memory. Everything else waits.
 
 use crate::error::{Error, Kind};
+use crate::image::whole::Whole;
 use crate::view::{Contents, Facts, File, Find, Node, Shown, Sort, View, YOUNG};
 use afterimage_mountd::Tree;
 use afterimage_mountd::error::{Error as MountError, Kind as MountKind};
@@ -20,8 +21,16 @@ const ID: &str = "user.afterimage.id";
 /// The view with an owner: whose its files seem to be.
 pub(in crate::cli) struct Mounted {
     pub(in crate::cli) view: View,
+    /// Images as plain files, where the kernel may read them by itself.
+    pub(in crate::cli) whole: Option<Arc<Whole>>,
     pub(in crate::cli) uid: u32,
     pub(in crate::cli) gid: u32,
+}
+
+/// An open file; the plain one beside it stays for as long as it is open.
+pub(in crate::cli) struct Open {
+    file: File,
+    _plain: Option<Arc<std::fs::File>>,
 }
 
 /// A directory as it was when it was opened.
@@ -32,7 +41,7 @@ pub(in crate::cli) struct Dir {
 
 impl Tree for Mounted {
     type Node = Node;
-    type File = File;
+    type File = Open;
     type Dir = Dir;
 
     fn root(&self) -> Node {
@@ -93,10 +102,14 @@ impl Tree for Mounted {
         Answer::now(entries.filter_map(entry).collect())
     }
 
-    fn open(&self, node: &Node) -> Answer<OpenFile<File>> {
+    fn open(&self, node: &Node) -> Answer<OpenFile<Open>> {
         match node {
             Node::Image(shown, number) => match self.view.open_image(shown, *number) {
-                Ok(file) => opened(file),
+                Ok(file) => {
+                    let plain = self.whole.as_ref().zip(file.as_image());
+                    let plain = plain.and_then(|(whole, image)| whole.file(image));
+                    opened(file, plain)
+                }
                 Err(error) => failed(&error),
             },
             Node::Record(shown) => {
@@ -104,31 +117,33 @@ impl Tree for Mounted {
                 Answer::later(
                     async move { view.open_record(&shown).await.map_err(|error| translate(&error)) },
                 )
-                .then(opened)
+                .then(|file| opened(file, None))
             }
             _ => Answer::fail(MountKind::IsDirectory, "not a file"),
         }
     }
 
-    fn read(&self, file: &Arc<File>, offset: u64, len: u32) -> Answer<Bytes> {
+    fn read(&self, open: &Arc<Open>, offset: u64, len: u32) -> Answer<Bytes> {
         let len = len as usize;
-        match file.read_now(offset, len) {
+        match open.file.read_now(offset, len) {
             Some(now) => Answer::Now(now.map_err(|error| translate(&error))),
             None => {
-                let file = Arc::clone(file);
-                Answer::later(async move { file.read(offset, len).await.map_err(|error| translate(&error)) })
+                let open = Arc::clone(open);
+                Answer::later(
+                    async move { open.file.read(offset, len).await.map_err(|error| translate(&error)) },
+                )
             }
         }
     }
 
-    fn seek(&self, file: &Arc<File>, offset: u64, what: Seek) -> Answer<u64> {
-        let file = Arc::clone(file);
+    fn seek(&self, open: &Arc<Open>, offset: u64, what: Seek) -> Answer<u64> {
+        let open = Arc::clone(open);
         let what = match what {
             Seek::Data => Find::Data,
             Seek::Hole => Find::Hole,
         };
         Answer::later(async move {
-            let found = file.find(offset, what).await.map_err(|error| translate(&error))?;
+            let found = open.file.find(offset, what).await.map_err(|error| translate(&error))?;
             found.ok_or_else(|| MountError::new(MountKind::PastEnd, "there is a hole up to the end"))
         })
     }
@@ -235,9 +250,12 @@ fn shown(node: &Node) -> Option<&Arc<Shown>> {
     }
 }
 
-fn opened(file: File) -> Answer<OpenFile<File>> {
+fn opened(file: File, plain: Option<Arc<std::fs::File>>) -> Answer<OpenFile<Open>> {
     let size = file.size();
-    Answer::now(OpenFile::unchanging(file, size))
+    // Without a descriptor for the kernel it is read through here, which is right and slower.
+    let for_kernel = plain.as_ref().and_then(|plain| plain.try_clone().ok()).map(Into::into);
+    let open = OpenFile::unchanging(Open { file, _plain: plain }, size);
+    Answer::now(OpenFile { plain: for_kernel, ..open })
 }
 
 fn kind_of(sort: Sort) -> NodeKind {

@@ -103,8 +103,8 @@ impl Serving {
         let mount = match &args.mount {
             None => None,
             Some(at) => {
-                let mount = mount::mount(context, at, false, view.clone())?;
-                let control = mount::listen(context, &mount, Arc::clone(&engine))?;
+                let mount = mount::mount(context, at, false, view.clone(), None)?;
+                let control = mount::listen(context, &mount, Arc::clone(&engine), None)?;
                 Some((mount, control))
             }
         };

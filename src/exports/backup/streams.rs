@@ -13,10 +13,10 @@ const STREAMS_MAX: usize = 16;
 const NEAR: u64 = 4 << 20;
 
 /// The streams of one image.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Streams(Mutex<Vec<Stream>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stream {
     next: u64,
     ahead: Ahead,

@@ -140,6 +140,11 @@ impl<K: Hash + Eq + Clone, V: Clone> ChunkCache<K, V> {
         self.budget.load(SeqCst)
     }
 
+    /// What entries that are touched once may take: all that is not kept for those that are touched often.
+    pub fn room_for_scans(&self) -> usize {
+        self.budget().saturating_sub(self.protected_bytes.load(SeqCst))
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { bytes: self.bytes.load(SeqCst), ..Counts::default() };
