@@ -167,7 +167,7 @@ fn table(offers: &[(Name, Offer)], repository: Option<&Path>) -> Result<(Table, 
     }
     let mut table = Table::new();
     for (name, offer) in offers {
-        let export = Arc::new(TargetExport::open(offer, repository)?);
+        let export = Arc::new(TargetExport::open(name, offer, repository)?);
         table.add(name.clone(), export).map_err(|taken| Error::new(Kind::Usage, taken.to_string()))?;
     }
     Ok((table, offers.iter().map(|(name, _)| name.clone()).collect()))

@@ -8,7 +8,7 @@
 use crate::error::{Context, Error, Kind, Result};
 use crate::restore::target::{Guarded, Wish, hold};
 use afterimage_nbd::export::{
-    Answer, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Parts, Peer, Zeroing,
+    Answer, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Parts, Peer, Zeroing,
 };
 use afterimage_nbd::file::FileExport;
 use bytes::Bytes;
@@ -30,13 +30,15 @@ pub struct Offer {
 /// A target that is held open.
 pub struct TargetExport {
     inner: FileExport,
+    /// What it is called, also to clients who asked for the default.
+    name: Name,
     exclusive: bool,
     taken: Arc<AtomicBool>,
 }
 
 impl TargetExport {
     /// Looks, judges, and opens or makes it; `repository` is what must not be touched.
-    pub fn open(offer: &Offer, repository: Option<&Path>) -> Result<TargetExport> {
+    pub fn open(name: &Name, offer: &Offer, repository: Option<&Path>) -> Result<TargetExport> {
         let path = &offer.path;
         let exists = path.try_exists().context(|| format!("look at the target {}", path.display()))?;
         if !exists && offer.create.is_none() {
@@ -63,7 +65,7 @@ impl TargetExport {
         }
         let inner = FileExport::new(held.file, false).context(|| format!("serve {}", path.display()))?;
         let inner = inner.described(format!("target {}", path.display()));
-        Ok(TargetExport { inner, exclusive: offer.exclusive, taken: Arc::default() })
+        Ok(TargetExport { inner, name: name.clone(), exclusive: offer.exclusive, taken: Arc::default() })
     }
 }
 
@@ -71,7 +73,7 @@ impl Export for TargetExport {
     fn info(&self) -> Info {
         let info = self.inner.info();
         // One client is one connection, or its second one would be a stranger.
-        Info { multi_conn: info.multi_conn && !self.exclusive, ..info }
+        Info { multi_conn: info.multi_conn && !self.exclusive, name: Some(self.name.clone()), ..info }
     }
 
     fn attach(&self, _peer: &Peer) -> Answer<Option<Arc<dyn Export>>> {

@@ -46,6 +46,19 @@ fn clients_write_a_target_and_find_it_on_the_medium_when_they_left() {
 }
 
 #[test]
+fn the_only_target_is_the_default_and_tells_its_name() {
+    let Some(python) = python_with_libnbd() else { return };
+    let sand = Sandbox::new();
+    let target = file(&sand, "t.raw", &[0; 65_536]);
+    let server = ours(&sand, &["--target", &format!("disk 1={target}")]);
+    let script = "import nbd, sys; h = nbd.NBD(); h.set_full_info(True); h.connect_uri(sys.argv[1]); \
+                  print(h.get_canonical_export_name(), '|', h.get_export_description()); h.shutdown()";
+    let said = tool(python, &["-c", script, &server.uri("", "")]);
+    assert!(said.starts_with("disk 1 | target /"), "{said}");
+    let _ = server.stop().expect_code(0);
+}
+
+#[test]
 fn an_exclusive_target_has_one_client_at_a_time() {
     if !have(&["qemu-io", "nbdinfo"]) {
         return;
