@@ -220,6 +220,36 @@ fn one_client_is_served_on_standard_input_and_output() {
 }
 
 #[test]
+fn n15_the_client_on_standard_input_is_told_of_a_stop_and_what_it_wrote_is_kept() {
+    let Some(python) = python_with_libnbd() else { return };
+    let sand = Sandbox::new();
+    let target = file(&sand, "t.raw", &[0; 65_536]);
+    let script = r#"
+import errno, nbd, socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+server = subprocess.Popen(sys.argv[1:], stdin=theirs, stdout=theirs)
+theirs.close()
+h = nbd.NBD()
+h.connect_socket(ours.detach())
+h.pwrite(b"x" * 4096, 0)
+server.terminate()
+until = time.time() + 20
+try:
+    while time.time() < until:
+        h.pwrite(b"x" * 4096, 4096)
+    raise SystemExit("the server went on")
+except nbd.Error as why:
+    assert why.errnum == errno.ESHUTDOWN, why
+print("ended with", server.wait(20))
+"#;
+    let program = env!("CARGO_BIN_EXE_afterimage");
+    let said =
+        tool(python, &["-c", script, program, "serve", "--single", "--target", &format!("t={target}")]);
+    assert_eq!(said.trim(), "ended with 0");
+    assert_eq!(std::fs::read(&target).expect("read")[..4096], [b'x'; 4096]);
+}
+
+#[test]
 fn sockets_that_a_service_manager_opened_are_served() {
     if !have(&["nbdinfo"]) {
         return;
