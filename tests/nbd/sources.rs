@@ -158,12 +158,20 @@ fn a_read_error_fails_the_backup_and_says_where() {
 #[test]
 fn n8_a_server_that_goes_away_in_the_middle_fails_the_backup_and_says_where() {
     let sand = Sandbox::with_repo();
-    let slow = ["--filter=delay", "pattern", "64M", "delay-read=300ms"];
+    let log = sand.at("log");
+    let log_to = format!("logfile={log}");
+    let slow = ["--filter=log", "--filter=delay", "pattern", "64M", "delay-read=300ms", &log_to];
     let Some(mut server) = nbdkit(&sand, "k.sock", &slow) else { return };
     let uri = server.uri("", "");
     let mut backup = Running::start(sand.command(&["backup", &uri, "--name", "vm"]));
-    std::thread::sleep(Duration::from_millis(1500));
-    assert!(!backup.has_ended(), "the backup was to be in its midst");
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while std::fs::read_to_string(&log).unwrap_or_default().matches(" Read ").count() < 40 {
+        assert!(
+            !backup.has_ended() && std::time::Instant::now() < until,
+            "the backup was to be in its midst"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
     server.running.kill();
     let output = backup.wait(Duration::from_secs(30)).expect_code(1);
     let _ = output.saying(&format!("read {uri} at offset ")).saying("the server left");

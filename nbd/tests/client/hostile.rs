@@ -163,10 +163,10 @@ fn heard(ask: &Ask, place: &Uri) -> Result<Vec<u8>, Error> {
     heard
 }
 
-/// The most address space this process ever had, in bytes.
+/// The most memory this process ever had, in bytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).expect("a line VmPeak");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line VmHWM");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
@@ -225,8 +225,8 @@ fn n16_replies_that_break_the_protocol_are_refused_by_name_and_cost_no_memory() 
             assert_eq!(why.kind(), Kind::Protocol, "{framing:?}, {what}: {why}");
             assert!(why.to_string().len() < 1000, "{what}: {why}");
         }
-        // A reply that claims 4 GiB must not have been given room for them.
-        assert!(peak() - before < 3 << 30, "{framing:?}: {} MiB more", (peak() - before) >> 20);
+        // A reply that claims 4 GiB must not have been given room for them. Other tests run beside this one.
+        assert!(peak() - before < 1 << 30, "{framing:?}: {} MiB more", (peak() - before) >> 20);
     }
 }
 
