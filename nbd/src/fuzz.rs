@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 
+use crate::client;
 use crate::connection::parse_requests;
 use crate::export::{Error, Info, Kind, Listed, Name};
 use crate::handshake::{Agreed, Handshake, Selected, Step, TlsMode};
@@ -119,8 +120,26 @@ fn again(framing: Framing, chunk: &ChunkHeader, payload: &[u8]) {
     assert_eq!(Payload::decode(&ChunkHeader { length, ..header }, &bytes), Ok(decoded));
 }
 
+/// What a server sends to a client whose requests wait: the first byte chooses the framing.
+pub fn answers(data: &[u8]) {
+    let Some((choice, sent)) = data.split_first() else { return };
+    client::fuzz::answers(framing(*choice), sent);
+}
+
+/// What a server sends to a client in its handshake: the first byte chooses what the client is after.
+pub fn greetings(data: &[u8]) {
+    let Some((choice, sent)) = data.split_first() else { return };
+    client::fuzz::handshake(*choice, sent);
+}
+
 /// One of the functions above.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, as `corpus/` and fuzzers call it.
-pub const TARGETS: [(&str, Target); 3] = [("options", options), ("requests", requests), ("replies", replies)];
+pub const TARGETS: [(&str, Target); 5] = [
+    ("options", options),
+    ("requests", requests),
+    ("replies", replies),
+    ("answers", answers),
+    ("greetings", greetings),
+];

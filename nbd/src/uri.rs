@@ -241,7 +241,7 @@ fn unescaped(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// What a URI can't carry as it is, in percent signs.
-fn escaped(bytes: &[u8]) -> String {
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/@:".contains(&byte);
     let show = |&byte: &u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     bytes.iter().map(show).collect()

@@ -12,7 +12,7 @@ use super::watch::Traffic;
 use crate::error::{Context, Error, Kind, Result};
 use crate::restore::target::facts::What;
 use crate::restore::target::{Guarded, Wish, hold};
-use afterimage_nbd::export::{Answer, Export, Extent, Info, Parts, Peer, Stored, Zeroing};
+use afterimage_nbd::export::{Answer, Export, Extent, Info, Name, Parts, Peer, Stored, Zeroing};
 use afterimage_nbd::file::FileExport;
 use afterimage_nbd::server::AUDIT;
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub struct Offer {
 /// A target that is held open.
 pub struct TargetExport {
     inner: Eliding,
+    /// What it is called, also to clients who asked for the default.
+    name: Name,
     shown: String,
     seat: Option<Arc<Seat>>,
     traffic: Arc<Traffic>,
@@ -42,7 +44,7 @@ pub struct TargetExport {
 
 impl TargetExport {
     /// Looks, judges, and opens or makes it; `repository` is what must not be touched.
-    pub fn open(offer: &Offer, repository: Option<&Path>) -> Result<TargetExport> {
+    pub fn open(name: &Name, offer: &Offer, repository: Option<&Path>) -> Result<TargetExport> {
         let path = &offer.path;
         let exists = path.try_exists().context(|| format!("look at the target {}", path.display()))?;
         if !exists && offer.create.is_none() {
@@ -73,7 +75,13 @@ impl TargetExport {
         let shown = format!("target {}", path.display());
         let traffic = Arc::<Traffic>::default();
         let inner = Eliding::new(Box::new(file.described(shown.clone())), is_device, Arc::clone(&traffic));
-        Ok(TargetExport { inner, shown, seat: offer.exclusive.then(Arc::default), traffic })
+        Ok(TargetExport {
+            inner,
+            name: name.clone(),
+            shown,
+            seat: offer.exclusive.then(Arc::default),
+            traffic,
+        })
     }
 
     /// What clients did with it.
@@ -84,7 +92,7 @@ impl TargetExport {
 
 impl Export for TargetExport {
     fn info(&self) -> Info {
-        self.inner.info()
+        Info { name: Some(self.name.clone()), ..self.inner.info() }
     }
 
     fn attach(&self, peer: &Peer) -> Answer<Option<Arc<dyn Export>>> {

@@ -166,7 +166,7 @@ impl Source for NbdSource {
             Some(Ahead::Not(piece)) => piece,
             Some(Ahead::Read(pending)) => {
                 self.reads -= 1;
-                let bytes = pending.wait_blocking().map_err(|why| self.failed(&why))?;
+                let bytes = pending.wait_blocking().map_err(|why| self.failed(at, &why))?;
                 self.hand_out(bytes, 0, buf)
             }
             Some(Ahead::Here(bytes, from)) => self.hand_out(bytes, from, buf),
@@ -221,8 +221,13 @@ impl NbdSource {
         Ok(())
     }
 
-    fn failed(&self, why: &client::Error) -> Error {
-        Error::new(Kind::Source, format!("read {why}"))
+    /// A server that went away says nothing of where; whoever waited for it knows.
+    fn failed(&self, at: u64, why: &client::Error) -> Error {
+        let words = match why.offset() {
+            Some(_) => format!("read {why}"),
+            None => format!("read {} at offset {at}: {}", self.export.client().uri(), why.message()),
+        };
+        Error::new(Kind::Source, words)
     }
 
     fn hand_out(&mut self, bytes: Vec<u8>, from: usize, buf: &mut [u8]) -> Piece {
@@ -267,7 +272,8 @@ impl NbdSource {
     fn start(&mut self, len: u64) -> Result<()> {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.resize(usize::try_from(len).unwrap_or(0), 0);
-        let pending = self.export.start_read(self.planned, buffer).map_err(|why| self.failed(&why))?;
+        let pending =
+            self.export.start_read(self.planned, buffer).map_err(|why| self.failed(self.planned, &why))?;
         self.ahead.push_back(Ahead::Read(pending));
         self.reads += 1;
         Ok(())
@@ -280,7 +286,7 @@ impl NbdSource {
             return Ok(vec![(State::Data, rest)]);
         }
         let answer = self.export.block_status(self.planned, rest.min(STATUS_LEN));
-        let answer = answer.map_err(|why| self.failed(&why))?;
+        let answer = answer.map_err(|why| self.failed(self.planned, &why))?;
         let of = |place: Option<usize>| place.and_then(|place| answer.get(place)).map(Vec::as_slice);
         let runs = merged(of(self.allocation), of(self.bitmap));
         Ok(aligned(&runs, self.planned, self.size, self.export.client().block_min().into()))

@@ -47,6 +47,19 @@ fn clients_write_a_target_and_find_it_on_the_medium_when_they_left() {
 }
 
 #[test]
+fn the_only_target_is_the_default_and_tells_its_name() {
+    let Some(python) = python_with_libnbd() else { return };
+    let sand = Sandbox::new();
+    let target = file(&sand, "t.raw", &[0; 65_536]);
+    let server = ours(&sand, &["--target", &format!("disk 1={target}")]);
+    let script = "import nbd, sys; h = nbd.NBD(); h.set_full_info(True); h.connect_uri(sys.argv[1]); \
+                  print(h.get_canonical_export_name(), '|', h.get_export_description()); h.shutdown()";
+    let said = tool(python, &["-c", script, &server.uri("", "")]);
+    assert!(said.starts_with("disk 1 | target /"), "{said}");
+    let _ = server.stop().expect_code(0);
+}
+
+#[test]
 fn an_exclusive_target_has_one_client_at_a_time() {
     if !have(&["qemu-io", "nbdinfo"]) {
         return;
@@ -207,6 +220,36 @@ fn one_client_is_served_on_standard_input_and_output() {
     let program = env!("CARGO_BIN_EXE_afterimage");
     let said = tool(python, &["-c", script, program, "serve", "--single", "--target", &format!("={target}")]);
     assert!(said.starts_with("65536 ") && said.contains("\\x07\\x07\\x07\\x07"), "{said}");
+}
+
+#[test]
+fn n15_the_client_on_standard_input_is_told_of_a_stop_and_what_it_wrote_is_kept() {
+    let Some(python) = python_with_libnbd() else { return };
+    let sand = Sandbox::new();
+    let target = file(&sand, "t.raw", &[0; 65_536]);
+    let script = r#"
+import errno, nbd, socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+server = subprocess.Popen(sys.argv[1:], stdin=theirs, stdout=theirs)
+theirs.close()
+h = nbd.NBD()
+h.connect_socket(ours.detach())
+h.pwrite(b"x" * 4096, 0)
+server.terminate()
+until = time.time() + 20
+try:
+    while time.time() < until:
+        h.pwrite(b"x" * 4096, 4096)
+    raise SystemExit("the server went on")
+except nbd.Error as why:
+    assert why.errnum == errno.ESHUTDOWN, why
+print("ended with", server.wait(20))
+"#;
+    let program = env!("CARGO_BIN_EXE_afterimage");
+    let said =
+        tool(python, &["-c", script, program, "serve", "--single", "--target", &format!("t={target}")]);
+    assert_eq!(said.trim(), "ended with 0");
+    assert_eq!(std::fs::read(&target).expect("read")[..4096], [b'x'; 4096]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Exports as sources: what is read, what is not, and what is said when it can't be.
 
 use crate::common::images::{MIB, file, mixed};
-use crate::common::{Sandbox, tool};
+use crate::common::{Running, Sandbox, tool};
 use crate::servers::{have, nbdkit, qemu_nbd, same_files};
+use std::time::Duration;
 
 /// A qcow2 image with mixed content, and the same bytes raw.
 fn qcow2(sand: &Sandbox, bitmap: bool) -> (String, String) {
@@ -152,6 +153,33 @@ fn a_read_error_fails_the_backup_and_says_where() {
     std::fs::write(&trigger, b"").expect("break it");
     let _ = sand.ends(1, &["backup", &server.uri("", ""), "--name", "broken"]).saying("at offset 0");
     assert_eq!(sand.list().len(), 1);
+}
+
+#[test]
+fn n8_a_server_that_goes_away_in_the_middle_fails_the_backup_and_says_where() {
+    let sand = Sandbox::with_repo();
+    let log = sand.at("log");
+    let log_to = format!("logfile={log}");
+    let slow = ["--filter=log", "--filter=delay", "pattern", "64M", "delay-read=300ms", &log_to];
+    let Some(mut server) = nbdkit(&sand, "k.sock", &slow) else { return };
+    let uri = server.uri("", "");
+    let mut backup = Running::start(sand.command(&["backup", &uri, "--name", "vm"]));
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while std::fs::read_to_string(&log).unwrap_or_default().matches(" Read ").count() < 40 {
+        assert!(
+            !backup.has_ended() && std::time::Instant::now() < until,
+            "the backup was to be in its midst"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.running.kill();
+    let output = backup.wait(Duration::from_secs(30)).expect_code(1);
+    let _ = output.saying(&format!("read {uri} at offset ")).saying("the server left");
+    assert_eq!(sand.list().len(), 0, "half a disk is no backup");
+    drop(server);
+    let Some(server) = nbdkit(&sand, "again.sock", &["pattern", "64M"]) else { return };
+    let _ = sand.backup("vm", &[&server.uri("", "")]);
+    sand.assert_sound();
 }
 
 #[test]

@@ -113,8 +113,7 @@ impl Connection {
         contexts: Vec<u32>,
         patience: Duration,
     ) -> Connection {
-        let (state, in_flight) = Default::default();
-        let shared = Arc::new(Shared { uri: Arc::clone(uri), framing, contexts, state, in_flight });
+        let shared = Arc::new(Shared::new(Arc::clone(uri), framing, contexts));
         let (outgoing, queue) = mpsc::unbounded_channel();
         let task = tokio::spawn(drive(stream, Arc::clone(&shared), queue, patience));
         Connection { shared, outgoing: Some(outgoing), task }
@@ -132,28 +131,12 @@ impl Connection {
 
     /// Sends a request, behind those that were started before.
     pub(super) fn start(&self, asked: Asked) -> Pending {
-        let Asked { command, flags, offset, len, payload, buffer } = asked;
-        let (done, answer) = oneshot::channel();
-        let shared = &self.shared;
-        let pending = Pending { answer, shared: Arc::clone(shared) };
-        let contexts = if command == cmd::BLOCK_STATUS { shared.contexts.clone() } else { Vec::new() };
-        let wait = Wait::new((command, offset, len), shared.framing, contexts, buffer);
-        let mut state = shared.state();
-        if state.over.is_some() {
-            return pending; // whoever waits hears why
-        }
-        let cookie = state.next;
-        state.next = state.next.wrapping_add(1);
-        if shared.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            state.progress = Some(Instant::now());
-        }
-        let _none = state.waits.insert(cookie, Waiting { wait, done, command, offset, len });
-        let request = Request { flags, command, cookie, offset, length: len };
         // Sent under the lock, so that requests leave in the order of their cookies; if nobody takes it, `over` follows.
-        if let Some(outgoing) = &self.outgoing {
-            drop(outgoing.send(Outgoing { request, payload }));
-        }
-        pending
+        enlist(&self.shared, asked, |outgoing| {
+            if let Some(queue) = &self.outgoing {
+                drop(queue.send(outgoing));
+            }
+        })
     }
 
     /// Says goodbye after everything that was started, and waits until the server hung up.
@@ -164,7 +147,51 @@ impl Connection {
     }
 }
 
+/// Notes a request as one that waits for its answer, and has it sent.
+fn enlist(shared: &Arc<Shared>, asked: Asked, send: impl FnOnce(Outgoing)) -> Pending {
+    let Asked { command, flags, offset, len, payload, buffer } = asked;
+    let (done, answer) = oneshot::channel();
+    let pending = Pending { answer, shared: Arc::clone(shared) };
+    let contexts = if command == cmd::BLOCK_STATUS { shared.contexts.clone() } else { Vec::new() };
+    let wait = Wait::new((command, offset, len), shared.framing, contexts, buffer);
+    let mut state = shared.state();
+    if state.over.is_some() {
+        return pending; // whoever waits hears why
+    }
+    let cookie = state.next;
+    state.next = state.next.wrapping_add(1);
+    if shared.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+        state.progress = Some(Instant::now());
+    }
+    let _none = state.waits.insert(cookie, Waiting { wait, done, command, offset, len });
+    let request = Request { flags, command, cookie, offset, length: len };
+    send(Outgoing { request, payload });
+    pending
+}
+
+/// These requests meet these bytes and then the end of the stream: what each of them hears. For fuzzers.
+pub(super) fn answers_to(
+    asked: Vec<Asked>,
+    framing: Framing,
+    contexts: Vec<u32>,
+    mut bytes: &[u8],
+) -> Vec<Result<Answer>> {
+    let shared = Arc::new(Shared::new("nbd://fuzz/".into(), framing, contexts));
+    let pending: Vec<Pending> = asked.into_iter().map(|asked| enlist(&shared, asked, drop)).collect();
+    // Nobody ever waits for a slice.
+    let why = super::fuzz::at_once(receive(&mut bytes, &shared));
+    shared.end(why);
+    let heard =
+        |mut pending: Pending| pending.answer.try_recv().unwrap_or_else(|_| Err(pending.shared.why_over()));
+    pending.into_iter().map(heard).collect()
+}
+
 impl Shared {
+    fn new(uri: Arc<str>, framing: Framing, contexts: Vec<u32>) -> Shared {
+        let (state, in_flight) = Default::default();
+        Shared { uri, framing, contexts, state, in_flight }
+    }
+
     /// A thread that panicked with the lock left whole entries behind: each change is one call.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

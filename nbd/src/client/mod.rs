@@ -21,6 +21,7 @@ mod blocking;
 mod connection;
 mod dial;
 mod error;
+pub(crate) mod fuzz;
 mod negotiate;
 mod reply;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener};
 
 use super::stream::Bare;
+use crate::uri::escaped;
 
 /// The first descriptor that systemd passes.
 const FIRST_PASSED: i32 = 3;
@@ -171,15 +172,6 @@ impl From<Incoming> for Bare {
             Incoming::Tcp(stream) => Bare::tcp(stream),
         }
     }
-}
-
-/// What a URI can't carry as it is, in percent signs.
-fn escaped(bytes: &[u8]) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/@:".contains(&byte);
-    bytes
-        .iter()
-        .map(|&byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 /// Removes a socket that nobody listens on any more; refuses to touch anything else.

@@ -138,6 +138,13 @@ impl Server {
         for door in self.doors.drain(..) {
             drop(door.await);
         }
+        self.drain(patience).await
+    }
+
+    /// As [`Server::stop`], while somebody still waits for [`Server::serve_stdio`] or [`Server::serve_socket`], whose
+    /// client is told too.
+    pub async fn drain(&self, patience: Duration) -> Stopped {
+        self.house.signal.advance(Phase::Draining);
         let empty = self.house.admission.empty();
         if tokio::time::timeout(patience, empty).await.is_ok() {
             return Stopped { cut_off: 0 };

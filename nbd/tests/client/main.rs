@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hostile;
 mod others;
 mod ours;
 mod rude;

@@ -18,7 +18,7 @@ use crate::ours::uri;
 /// Everything is given up on within this.
 const SOON: Duration = Duration::from_millis(250);
 
-fn hasty() -> Options {
+pub(crate) fn hasty() -> Options {
     Options { handshake_time: SOON, patience: SOON, connections: 1, ..Options::default() }
 }
 
@@ -171,7 +171,7 @@ fn n5_a_server_that_falls_silent_is_left_soon() {
 }
 
 /// A server from a script: what it says is up to the test.
-fn scripted(script: impl Fn(UnixStream) + Send + 'static) -> (tempfile::TempDir, Uri) {
+pub(crate) fn scripted(script: impl Fn(UnixStream) + Send + 'static) -> (tempfile::TempDir, Uri) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let listener = UnixListener::bind(&socket).unwrap();

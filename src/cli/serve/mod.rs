@@ -68,11 +68,14 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<u8> {
     })
 }
 
+/// The one client hears of a stop as others do; what it wrote is on the medium when this returns.
 async fn single(server: &Server, stop: &mut Stop) -> Result<u8> {
-    tokio::select! {
-        served = server.serve_stdio() => served.map_err(|why| Error::io("serve the client on standard input", why))?,
-        () = stop.asked() => {}
-    }
+    let mut serving = std::pin::pin!(server.serve_stdio());
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = stop.asked() => tokio::join!(serving, server.drain(DRAIN)).0,
+    };
+    served.map_err(|why| Error::io("serve the client on standard input", why))?;
     Ok(0)
 }
 

@@ -41,7 +41,7 @@ impl Offers {
     /// Opens or makes them.
     pub(super) fn open(self, repository: Option<&Path>) -> Result<Vec<Offered>> {
         let open = |(name, offer): (Name, Offer)| {
-            let target = TargetExport::open(&offer, repository)?;
+            let target = TargetExport::open(&name, &offer, repository)?;
             let traffic = Arc::clone(target.traffic());
             Ok(Offered { name, kind: "target", export: Arc::new(target), traffic })
         };

@@ -2,7 +2,9 @@
 //!
 //! What is not installed is said and skipped.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod libnbd;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -85,12 +87,12 @@ fn has_nbdsh() -> bool {
     found
 }
 
-/// Runs a script in libnbd's shell.
-fn nbdsh(script: &str) {
+/// Runs a script in libnbd's shell; gives what it printed.
+fn nbdsh(script: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("script.py");
     std::fs::write(&path, format!("import nbd\nh = nbd.NBD()\n{script}")).unwrap();
-    succeeds("/usr/bin/python3", &[text(&path)]);
+    said_by("/usr/bin/python3", &[text(&path)])
 }
 
 /// Sparse and odd: data at the start, in the middle and up to an uneven end.
@@ -450,7 +452,7 @@ fails(errno.ENOSPC, lambda: h.zero(1, 16 << 20))
 fails(errno.EINVAL, lambda: h.trim(1, 16 << 20))
 h.shutdown()
 "#;
-    nbdsh(&format!("URI = '{}'\n{script}", host.uri()));
+    let _nothing = nbdsh(&format!("URI = '{}'\n{script}", host.uri()));
     host.settles();
 }
 
@@ -479,5 +481,5 @@ fn one_connection_on_standard_input_and_sockets_passed_by_systemd_are_served() {
         text(&example),
         text(&source)
     );
-    nbdsh(&content);
+    let _nothing = nbdsh(&content);
 }
