@@ -68,6 +68,8 @@ pub(super) enum Verb {
     Restore(Restore),
     /// Serve backups and targets to NBD clients
     Serve(Serve),
+    /// Make a backup of what was written to an overlay
+    Overlay(Overlay),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
@@ -235,6 +237,8 @@ With a repository (-r), every backup is an export, read-only, by any of its name
 it where it holds several images. What changed since another backup of the same name is the context qemu:dirty-bitmap:since:BACKUP.
 A target is judged before it is served, as a restore judges it: one that is mounted, in use or inside the repository is refused. What is written
 to it and was there already is not written again. What a client wrote is on the medium when it has left. A comma in a path is written \\,
+An overlay can be booted from and thrown away; kept in a file, what was flushed outlives any crash, and the same call goes on with it.
+`afterimage overlay commit` makes a backup of it.
 Prints each export with the URI to paste, then `ready`; stops when it is asked to (SIGTERM, ^C), after what is under way is answered.
 
 Examples:
@@ -242,6 +246,8 @@ Examples:
   nbdinfo --list 'nbd+unix:///?socket=/run/backups.sock'
   nbdcopy 'nbd+unix:///web01@latest?socket=/run/backups.sock' /dev/vg0/web01-new
   nbdinfo --map=qemu:dirty-bitmap:since:web01@2026-11-18T10:00:00Z 'nbd+unix:///web01?socket=/run/backups.sock'
+  afterimage serve --listen unix:/run/vm.sock --overlay try=web01@latest --overlay fix=web01@2026-11-18,keep=/srv/fix.overlay
+  qemu-system-x86_64 -drive 'file=nbd+unix:///try?socket=/run/vm.sock,format=raw,if=virtio' ...
   afterimage serve --listen unix:/run/restore.sock --target web01=/dev/vg0/web01-new
   afterimage serve --listen tcp:0.0.0.0:10809 --target new=/srv/new.img,size=20G,create,exclusive \\
       --tls require --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem --tls-allow web01.example")]
@@ -252,6 +258,9 @@ pub(super) struct Serve {
     /// A file or block device that clients may write: NAME=PATH[,size=S,create][,exclusive]
     #[arg(long = "target", value_name = "NAME=PATH")]
     pub(super) targets: Vec<String>,
+    /// A backup that clients may write to, with the writes beside it: in FILE, or gone at the end: NAME=BACKUP[,keep=FILE]
+    #[arg(long = "overlay", value_name = "NAME=BACKUP")]
+    pub(super) overlays: Vec<String>,
     /// Mount the backups there as well
     #[arg(long, value_name = "MOUNTPOINT")]
     pub(super) mount: Option<PathBuf>,
@@ -285,6 +294,37 @@ pub(super) struct Serve {
     /// How many bytes may lie there
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
     pub(super) cache_size: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Overlay {
+    #[command(subcommand)]
+    pub(super) verb: OverlayVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum OverlayVerb {
+    /// Back up an overlay; only what was written is read, the rest is the backup's that it lies on
+    #[command(after_help = "\
+Nobody should write to it meanwhile: what is backed up is what is read.
+
+Examples:
+  afterimage -r /srv/backups overlay commit fix --name web01
+  afterimage -r /srv/backups overlay commit /srv/fix.overlay --name web01 --tag why=repaired")]
+    Commit {
+        /// The name under which it is served, or the file of one that is not served now
+        #[arg(value_name = "NAME|FILE")]
+        overlay: String,
+        /// What the new backup is of
+        #[arg(long)]
+        name: String,
+        /// A label
+        #[arg(long = "tag", value_name = "K=V")]
+        tags: Vec<String>,
+        /// The control socket of the server, where it is not the usual one
+        #[arg(long, value_name = "PATH")]
+        control: Option<PathBuf>,
+    },
 }
 
 /// Whether clients come by TLS.

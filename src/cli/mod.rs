@@ -15,6 +15,7 @@ mod key;
 mod list;
 mod locations;
 mod mount;
+mod overlay;
 mod password;
 mod restore;
 mod serve;
@@ -64,6 +65,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Cat(args) => cat::run(&context, &args),
         Verb::Restore(args) => restore::run(&context, &args),
         Verb::Serve(args) => serve::run(&context, &args),
+        Verb::Overlay(args) => overlay::run(&context, args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),

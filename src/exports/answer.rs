@@ -24,6 +24,23 @@ pub(super) fn from_repository<T: 'static>(
     }
 }
 
+/// What a change comes to: now if it does not have to wait. It goes on to its end also when its client vanishes, so that nothing is left half done.
+pub(super) fn to_the_end<T: Send + 'static>(
+    future: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Answer<T> {
+    let mut future = Box::pin(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Answer::Now(result),
+        Poll::Pending => {
+            let task = tokio::spawn(future);
+            Answer::later(async move {
+                let words = "the change failed unexpectedly; see the server's log";
+                task.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Io, words)))
+            })
+        }
+    }
+}
+
 fn too_late() -> Refusal {
     let words = format!("the repository gave no answer within {} s", DEADLINE.as_secs());
     Refusal::new(RefusalKind::Unreachable, words)

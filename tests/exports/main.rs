@@ -7,6 +7,9 @@ mod common;
 mod servers;
 
 mod backups;
+mod kills;
+mod model;
+mod overlays;
 mod shell;
 mod targets;
 mod trouble;

@@ -172,6 +172,18 @@ fn node(shape: Shape, level: u8, count: u8) -> Vec<u8> {
     node.write(node.canon())
 }
 
+/// A header, and a page under the id that it carries.
+pub(crate) fn of_exports(_: &str) -> Vec<Vec<u8>> {
+    use afterimage::exports::blockmap::page::{
+        Header, STATES_LEN, block_for, pages_of, place_of, write_page,
+    };
+    let (size, id) = (1 << 36, [9; 16]);
+    let block = block_for(size).expect("a size that has a map");
+    let data_at = place_of(pages_of(size, block), 0);
+    let header = Header { id, size, block, data_at, note: b"{\"overlay\":\"x\"}".to_vec() };
+    vec![header.write(), write_page(&id, 7, 3, &[0x91; STATES_LEN])]
+}
+
 const CONFIG: &str = r#"{"format": "afterimage", "version": 1, "repository": "0b077f1e3d1d36157fae754dfe6c54db", "chunk_size": 131072,
 "separate": false, "created": "2026-11-20T14:24:51Z", "mac": "773290d105f0e5565be6d9d1d27ba2d6de48fc48caf1b01f52403862c7003394"}"#;
 

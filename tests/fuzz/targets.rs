@@ -29,5 +29,7 @@ pub(crate) fn all() -> Vec<Target> {
     };
     let format = of("format", seeds::of_format, afterimage::format::fuzz::TARGETS);
     let nbd = of("nbd", seeds::of_nbd, &afterimage_nbd::fuzz::TARGETS);
-    [format, nbd].concat()
+    let blockmap: &[(&str, Door)] = &[("blockmap", afterimage::exports::blockmap::page::fuzz)];
+    let exports = of("exports", seeds::of_exports, blockmap);
+    [format, nbd, exports].concat()
 }

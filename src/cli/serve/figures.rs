@@ -16,13 +16,23 @@ pub(super) struct Figures {
     /// Kind, name and counters of each; those of all backups together come last, under no name.
     exports: Vec<(&'static str, String, Arc<Traffic>)>,
     engine: Option<Arc<Engine>>,
+    /// What each overlay is called, the backup that it lies on, and where it can be read.
+    overlays: Vec<(String, Value)>,
 }
 
 impl Figures {
     pub(super) fn new(serving: &Serving, lines: &[Line]) -> Figures {
         let of = |one: &super::Offered| (one.kind, one.name.as_str().to_owned(), Arc::clone(&one.traffic));
         let backups = serving.backups.iter().map(|all| ("backups", String::new(), Arc::clone(all.traffic())));
+        let overlays = serving.offered.iter().filter_map(|one| {
+            let (name, base) = (one.name.as_str(), one.base.as_ref()?);
+            let places =
+                lines.iter().filter(|line| matches!(&line.what, super::What::Export(of) if of == name));
+            let places: Vec<&str> = places.map(|line| line.place.as_str()).collect();
+            Some((name.to_owned(), json!({ "base": base, "uris": places })))
+        });
         Figures {
+            overlays: overlays.collect(),
             since: clock::now(),
             places: lines.iter().map(Line::json).collect(),
             exports: serving.offered.iter().map(of).chain(backups).collect(),
@@ -35,6 +45,12 @@ impl Figures {
         match request {
             "stats json" => Ok(format!("{}\n", self.json())),
             "stats prometheus" => Ok(self.prometheus()),
+            other if other.starts_with("overlay ") => {
+                let name = &other["overlay ".len()..];
+                let found = self.overlays.iter().find(|(known, _)| known == name);
+                let missing = || Error::new(Kind::Missing, format!("no overlay {name:?} is served here"));
+                found.map(|(_, facts)| format!("{facts}\n")).ok_or_else(missing)
+            }
             other => Err(Error::new(Kind::Usage, format!("a server does not know the request {other:?}"))),
         }
     }

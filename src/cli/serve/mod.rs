@@ -7,7 +7,7 @@
 mod doors;
 mod figures;
 mod offers;
-mod shelf;
+pub(super) mod shelf;
 
 use super::args::Serve;
 use super::context::Context;
@@ -91,7 +91,7 @@ impl Serving {
     fn open(context: &Context, args: &Serve, offers: Offers) -> Result<Serving> {
         let directory = context.global.repo.as_deref().map(Path::new).filter(|path| path.is_dir());
         if context.global.repo.is_none() {
-            let offered = offers.open(directory)?;
+            let offered = context.runtime().block_on(offers.open(directory, None))?;
             return Ok(Serving { offered, backups: None, engine: None, mount: None });
         }
         let repository = context.repository()?;
@@ -102,17 +102,18 @@ impl Serving {
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
-        let offered = offers.open(directory)?;
+        let look = Arc::new(Shelves::new(view.clone()));
+        let backups = Arc::new(Backups::new(Arc::clone(&engine), look));
+        let offered = context.runtime().block_on(offers.open(directory, Some(&backups)))?;
         let mount = match &args.mount {
             None => None,
             Some(at) => {
-                let mount = mount::mount(context, at, false, view.clone(), None)?;
+                let mount = mount::mount(context, at, false, view, None)?;
                 let control = mount::listen(context, &mount, Arc::clone(&engine), None)?;
                 Some((mount, control))
             }
         };
-        let backups = Backups::new(Arc::clone(&engine), Arc::new(Shelves::new(view)));
-        Ok(Serving { offered, backups: Some(Arc::new(backups)), engine: Some(engine), mount })
+        Ok(Serving { offered, backups: Some(backups), engine: Some(engine), mount })
     }
 
     fn house(&self) -> Arc<House> {

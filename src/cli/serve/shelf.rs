@@ -5,7 +5,7 @@ use crate::view::{Contents, Shown, View, unescape};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A view that is looked at for exports.
-pub(super) struct Shelves {
+pub(in crate::cli) struct Shelves {
     view: View,
     made: Arc<Made>,
 }
@@ -15,7 +15,7 @@ pub(super) struct Shelves {
 struct Made(Mutex<Option<(Arc<Contents>, Arc<Shelf>)>>);
 
 impl Shelves {
-    pub(super) fn new(view: View) -> Shelves {
+    pub(in crate::cli) fn new(view: View) -> Shelves {
         Shelves { view, made: Arc::default() }
     }
 }

@@ -87,11 +87,11 @@ impl Shared {
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<()> {
-        // What can't be compared is written.
-        let mut runs = self.differing(offset, &data).await.unwrap_or_else(|_| vec![0..data.len()]);
-        if !self.is_trusted() {
-            runs = vec![0..data.len()];
-        }
+        let runs = match self.differing(offset, &data).await {
+            Ok(runs) if self.is_trusted() => runs,
+            // What can't be compared is written.
+            _ => std::iter::once(0..data.len()).collect(),
+        };
         let written: u64 = runs.iter().map(|run| (run.end - run.start) as u64).sum();
         self.traffic.spared(data.len() as u64 - written);
         for run in &runs {

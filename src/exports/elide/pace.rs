@@ -8,18 +8,12 @@ const WORTH: u64 = 8;
 const PROBE: u32 = 32;
 
 /// What comparing has brought lately.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pace {
     given_up: bool,
     passed: u32,
     compared: u64,
     spared: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace { given_up: false, passed: 0, compared: 0, spared: 0 }
-    }
 }
 
 impl Pace {

@@ -1,0 +1,122 @@
+//! `overlay commit`: what was written to an overlay becomes a backup whose parent is the one that it lies on.
+//!
+//! The overlay is a source like any other NBD export, of which only what its bitmap calls written is read. One that is served now is found by
+//! the control sockets of this user's servers; the file of one that is not is served to ourselves for as long as it takes.
+
+use super::args::{Backup, Overlay, OverlayVerb};
+use super::context::Context;
+use super::serve::shelf::Shelves;
+use super::{backup, control};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::exports::house::{Backups, House};
+use crate::exports::overlay::{OverlayExport, WRITTEN};
+use crate::seal::LEVEL_DEFAULT;
+use crate::view::View;
+use afterimage_nbd::export::{Export, Name};
+use afterimage_nbd::server::{Listener, Server, Settings};
+use serde_json::Value;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long our own connection has to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
+    let OverlayVerb::Commit { overlay, name, tags, control } = args.verb;
+    let commit = |found: &Found| {
+        let (backup, item) = found.base.split_once('/').unwrap_or((&found.base, "disk.img"));
+        let separator = if found.uri.contains('?') { '&' } else { '?' };
+        let source = format!("{item}={}{separator}bitmap={WRITTEN}", found.uri);
+        let job = Backup {
+            sources: vec![source],
+            name,
+            parent: Some(backup.to_owned()),
+            tags,
+            metadata: None,
+            time: None,
+            level: LEVEL_DEFAULT,
+            digest: false,
+        };
+        backup::run(context, job)
+    };
+    let path = Path::new(&overlay);
+    if control.is_none() && path.is_file() {
+        let (found, server, dir) = serve_file(context, path)?;
+        let done = commit(&found);
+        let _stopped = context.runtime().block_on(server.stop(DRAIN));
+        drop(dir);
+        return done;
+    }
+    commit(&find(&overlay, control.as_deref())?)
+}
+
+/// An overlay that can be read.
+struct Found {
+    uri: String,
+    base: String,
+}
+
+/// Asks this user's servers.
+fn find(name: &str, control: Option<&Path>) -> Result<Found> {
+    let paths = control.map_or_else(control::all_paths, |path| vec![path.to_owned()]);
+    let request = format!("overlay {name}");
+    let answers = paths.iter().filter_map(|path| control::ask(path, &request).ok());
+    let mut found: Vec<Found> = answers.filter_map(|answer| read(&answer)).collect();
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (Some(_), _) => Err(Error::new(Kind::Usage, format!("several servers have an overlay {name:?}"))
+            .hint("say which one with --control")),
+        (None, _) => Err(Error::new(Kind::Missing, format!("no server of yours has an overlay {name:?}"))
+            .hint("give the file of an overlay that was kept, or the server's socket with --control")),
+    }
+}
+
+fn read(answer: &str) -> Option<Found> {
+    let facts: Value = serde_json::from_str(answer).ok()?;
+    let uris: Vec<&str> = facts["uris"].as_array()?.iter().filter_map(Value::as_str).collect();
+    // On this machine a unix socket asks for no certificate.
+    let uri = uris.iter().find(|uri| uri.contains("+unix:")).or(uris.first())?;
+    Some(Found { uri: (*uri).to_owned(), base: facts["base"].as_str()?.to_owned() })
+}
+
+/// Serves an overlay's file to ourselves, by a socket that nobody else gets to.
+fn serve_file(context: &Context, path: &Path) -> Result<(Found, Server, Private)> {
+    let engine = context.engine()?;
+    let look = Arc::new(Shelves::new(View::new(Arc::clone(&engine))));
+    let backups = Backups::new(engine, look);
+    let directory = Path::new(context.place()?);
+    let dir = Private::new()?;
+    context.runtime().block_on(async {
+        let overlay =
+            OverlayExport::reopen(path, &backups, Some(directory).filter(|dir| dir.is_dir())).await?;
+        let base = overlay.base();
+        let export: Arc<dyn Export> = Arc::new(overlay);
+        let house = House::new(vec![(Name::default(), export)], None);
+        let mut server = Server::new(Arc::new(house), Settings::default());
+        let door =
+            Listener::unix(&dir.0.join("overlay.sock")).context(|| "serve the overlay to ourselves")?;
+        let uri = door.uri("", false);
+        server.listen(door).context(|| "serve the overlay to ourselves")?;
+        Ok((Found { uri, base }, server, dir))
+    })
+}
+
+/// A directory of our own, gone when dropped.
+struct Private(PathBuf);
+
+impl Private {
+    fn new() -> Result<Private> {
+        let dir = std::env::temp_dir().join(format!("afterimage-overlay-{}", std::process::id()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.context(|| format!("make {}", dir.display()))?;
+        Ok(Private(dir))
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
