@@ -2,9 +2,13 @@
 //!
 //! A [`BlockMap`] is held in memory, in pages that exist once one of their blocks has a state. For a map that has to survive a crash the owner
 //! takes the pages that changed ([`BlockMap::take_changed`]), makes durable what they speak of, writes and syncs the pages, and only then
-//! answers whoever waits. Each page has two slots that are written in turns, so one that was torn costs nothing. `page` is the bytes.
+//! answers whoever waits; [`Durable`] does just that. Each page has two slots that are written in turns, so one that was torn costs nothing.
+//! `page` is the bytes.
 
+mod durable;
 pub mod page;
+
+pub use durable::Durable;
 
 use crate::error::{Error, Kind, Result};
 use page::{Header, PAGE_BLOCKS, PAGE_LEN, STATES_LEN, pages_of, parse_page, place_of, write_page};

@@ -9,7 +9,7 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::exports::blockmap::page::{Header, PAGE_LEN, Unfit, block_for, pages_of, place_of};
-use crate::exports::blockmap::{BlockMap, Changed, State};
+use crate::exports::blockmap::{BlockMap, Durable, State};
 use crate::restore::target::{Guarded, Wish, hold};
 use afterimage_nbd::export::{Answer, Export, Parts, Result as Served, Zeroing};
 use afterimage_nbd::file::FileExport;
@@ -19,22 +19,16 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::Mutex;
+use std::sync::RwLockReadGuard;
 
 const DATA_ALIGN: u64 = 64 * 1024;
 
 /// The file and its map.
 pub(super) struct Side {
     file: FileExport,
-    map: RwLock<BlockMap>,
+    durable: Durable,
     data_at: u64,
     kept: bool,
-    /// Counts those who want a flush, and up to which of them it is done.
-    asked: AtomicU64,
-    done: AtomicU64,
-    flushing: Mutex<()>,
 }
 
 /// A file that is kept, before it is known whether it fits.
@@ -87,8 +81,7 @@ impl Side {
     fn over(file: File, map: BlockMap, kept: bool) -> Result<Side> {
         let data_at = map.header().data_at;
         let file = FileExport::new(file, false).context(|| "serve the file of an overlay")?;
-        let (asked, done, flushing) = Default::default();
-        Ok(Side { file, map: RwLock::new(map), data_at, kept, asked, done, flushing })
+        Ok(Side { file, durable: Durable::new(map), data_at, kept })
     }
 
     /// Whether what is flushed survives this process.
@@ -97,11 +90,7 @@ impl Side {
     }
 
     pub(super) fn map(&self) -> RwLockReadGuard<'_, BlockMap> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn map_mut(&self) -> RwLockWriteGuard<'_, BlockMap> {
-        self.map.write().unwrap_or_else(PoisonError::into_inner)
+        self.durable.map()
     }
 
     /// What the file holds of a range that is present.
@@ -113,7 +102,7 @@ impl Side {
     pub(super) async fn write(&self, offset: u64, data: Bytes) -> Served<()> {
         let end = offset + data.len() as u64;
         self.file.write(self.data_at + offset, data, false).wait().await?;
-        self.set(offset..end, State::Present);
+        self.durable.set(offset..end, State::Present);
         Ok(())
     }
 
@@ -123,48 +112,19 @@ impl Side {
         if provisioned {
             let how = Zeroing { no_hole: true, ..Zeroing::default() };
             self.file.zero(at, len, how).wait().await?;
-            self.set(range, State::Present);
+            self.durable.set(range, State::Present);
             return Ok(());
         }
-        self.set(range, State::Zero);
+        self.durable.set(range, State::Zero);
         // Only to give room back: the map says that it is zero.
         let how = Zeroing { fast: true, ..Zeroing::default() };
         drop(self.file.zero(at, len, how).wait().await);
         Ok(())
     }
 
-    fn set(&self, range: Range<u64>, state: State) {
-        let mut map = self.map_mut();
-        let block = map.block();
-        map.set(range.start / block..range.end.div_ceil(block), state);
-    }
-
     /// All that was written before is durable, if the file is kept. Has to be polled to its end.
     pub(super) async fn flush(&self) -> Served<()> {
-        if !self.kept {
-            return Ok(());
-        }
-        let mine = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
-        let _turn = self.flushing.lock().await;
-        if self.done.load(Ordering::Acquire) >= mine {
-            return Ok(());
-        }
-        let through = self.asked.load(Ordering::Acquire);
-        let pages = self.map_mut().take_changed();
-        let flushed = self.flush_pages(&pages).await;
-        match &flushed {
-            Ok(()) => self.done.store(through, Ordering::Release),
-            Err(_) => self.map_mut().untake(&pages),
-        }
-        flushed
-    }
-
-    async fn flush_pages(&self, pages: &[Changed]) -> Served<()> {
-        self.file.flush().wait().await?;
-        for page in pages {
-            self.file.write(page.at, page.bytes.clone().into(), false).wait().await?;
-        }
-        self.file.flush().wait().await
+        if self.kept { self.durable.flush(&self.file, &self.file).await } else { Ok(()) }
     }
 }
 
