@@ -41,8 +41,6 @@ fn backups_stand_under_their_names_and_times_and_ids_lead_to_them() {
         assert_eq!(names(&mounted.path(&format!("ids/{first}/"))), ["backup.json", "disk.img"]);
         let meta = fs::metadata(mounted.image("web01")).expect("look");
         assert_eq!((meta.mtime(), meta.mode() & 0o7777, meta.uid()), (1_795_170_720, 0o444, 0));
-        let xattr = tool("getfattr", &["--only-values", "-n", "user.afterimage.id", &mounted.image("web01")]);
-        assert_eq!(xattr, twin);
         assert!(!mounted.path("volumes/web02").exists() && !mounted.path("ids/00").exists());
     });
 }
@@ -120,5 +118,24 @@ fn f8_backups_of_one_second_are_listed_each_once_however_they_are_read() {
         assert_eq!(long.lines().count(), 62, "{long}");
         let found = tool("find", &[mounted.at.to_str().expect("text"), "-name", "disk.img", "-size", "5c"]);
         assert_eq!(found.lines().count(), 60);
+    });
+}
+
+#[test]
+fn a_long_listing_asks_the_mount_for_pages_and_not_for_each_file() {
+    within(60, |sand| {
+        let image = file(sand, "disk.img", &mixed(1, 10_000));
+        for second in 0..20 {
+            let _ = backup_at(sand, "web01", &image, &format!("2026-11-20T10:32:{second:02}Z"));
+        }
+        let mounted = Mounted::new(sand);
+        let listed = tool("ls", &["-l", mounted.path("volumes/web01").to_str().expect("text")]);
+        assert_eq!(listed.lines().count(), 22, "{listed}");
+        let operations = &mounted.stats()["operations"];
+        let asked: u64 = ["lookup", "attr", "xattr", "readdir", "opendir", "readlink"]
+            .iter()
+            .map(|op| operations[op]["count"].as_u64().expect("a number"))
+            .sum();
+        assert!(asked < 20, "{operations}");
     });
 }

@@ -1,22 +1,21 @@
 //! The view as what `mountd` serves. The only file that knows both.
 //!
 //! What the view knows is answered at once: names while its list is young, and bytes that are in memory. Everything else waits.
+//!
+//! There are no extended attributes: `ls -l` asks three times for each file, and a kernel that is told so once asks no more.
 
 use crate::error::{Error, Kind};
 use crate::image::whole::Whole;
-use crate::view::{Contents, Facts, File, Find, Node, Shown, Sort, View, YOUNG};
+use crate::view::{Contents, Facts, File, Find, Node, Sort, View, YOUNG};
 use afterimage_mountd::Tree;
 use afterimage_mountd::error::{Error as MountError, Kind as MountKind};
 use afterimage_mountd::tree::{
     Answer, Attr, DirEntry, Entry, FOREVER, NodeKind, OpenDir, OpenFile, Page, Seek, Space, Time,
 };
 use bytes::Bytes;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The extended attribute that names the backup.
-const ID: &str = "user.afterimage.id";
 
 /// The view with an owner: whose its files seem to be.
 pub(in crate::cli) struct Mounted {
@@ -148,17 +147,6 @@ impl Tree for Mounted {
         })
     }
 
-    fn xattrs(&self, node: &Node) -> Answer<Vec<OsString>> {
-        Answer::now(shown(node).map(|_| ID.into()).into_iter().collect())
-    }
-
-    fn xattr(&self, node: &Node, name: &OsStr) -> Answer<Bytes> {
-        match shown(node) {
-            Some(shown) if name == ID => Answer::now(shown.backup.id.to_string().into()),
-            _ => Answer::fail(MountKind::NoAttribute, "no such attribute"),
-        }
-    }
-
     fn space(&self) -> Answer<Space> {
         self.look().then(|look| {
             Answer::now(Space { bytes: look.contents.allocated, files: look.contents.ids().len() as u64 })
@@ -240,13 +228,6 @@ fn keeps(dir: &Node) -> Duration {
     match dir {
         Node::Root | Node::Backup(_) => FOREVER,
         _ => YOUNG,
-    }
-}
-
-fn shown(node: &Node) -> Option<&Arc<Shown>> {
-    match node {
-        Node::Backup(shown) | Node::Record(shown) | Node::Image(shown, _) => Some(shown),
-        _ => None,
     }
 }
 
