@@ -31,14 +31,19 @@ pub(super) fn to_the_end<T: Send + 'static>(
     let mut future = Box::pin(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => Answer::Now(result),
-        Poll::Pending => {
-            let task = tokio::spawn(future);
-            Answer::later(async move {
-                let words = "the change failed unexpectedly; see the server's log";
-                task.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Io, words)))
-            })
-        }
+        Poll::Pending => beside(future),
     }
+}
+
+/// The same for what takes long enough to let another core do it.
+pub(super) fn beside<T: Send + 'static>(
+    future: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Answer<T> {
+    let task = tokio::spawn(future);
+    Answer::later(async move {
+        let words = "the change failed unexpectedly; see the server's log";
+        task.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Io, words)))
+    })
 }
 
 fn too_late() -> Refusal {

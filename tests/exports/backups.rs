@@ -289,3 +289,35 @@ fn a_mount_and_exports_share_one_process_and_one_cache() {
     assert!(output.text().contains("mounted at"), "{output}");
     assert!(!std::path::Path::new(&through).exists(), "it is still mounted");
 }
+
+#[test]
+fn a_server_says_where_its_exports_are_and_what_clients_did_with_them() {
+    if !have(&["nbdcopy"]) {
+        return;
+    }
+    let sand = Sandbox::with_repo();
+    let image = file(&sand, "disk.img", &mixed(11, MIB));
+    let _ = sand.backup("vm", &[&image]);
+    let control = sand.at("control");
+    let target = format!("t={},size=1M,create", sand.at("t.raw"));
+    let args = ["--json", "--control", &control, "--target", &target, "--overlay", "o=vm"];
+    let server = ours(&sand, &args);
+    let _ = tool("nbdcopy", &[&server.uri("vm", ""), &server.uri("t", "")]);
+    let page = sand.done(&["stats", &control]);
+    let lines: Vec<&str> = page.text().lines().collect();
+    assert!(lines[1].contains("EXPORT") && lines[1].contains("SPARED"), "{page}");
+    assert!(
+        lines[2].starts_with("t ") && lines[3].starts_with("o ") && lines[4].starts_with("(backups)"),
+        "{page}"
+    );
+    // Without a name, all of this user's servers answer; this one listens elsewhere.
+    let said = sand.done(&["stats", &control, "--prometheus"]);
+    let written = "afterimage_export_written_bytes_total{kind=\"target\",export=\"t\"}";
+    assert!(said.text().contains(written) && said.text().contains("afterimage_image_gets_total"), "{said}");
+    let output = server.stop().expect_code(0);
+    let said: Vec<Value> =
+        output.text().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!((&said[0]["export"], &said[1]["export"]), (&"t".into(), &"o".into()), "{output}");
+    assert_eq!((&said[2]["backups"], &said[3]["ready"]), (&true.into(), &true.into()), "{output}");
+    same_files(&sand.at("t.raw"), &image);
+}

@@ -13,6 +13,7 @@ mod touched;
 #[cfg(test)]
 mod tests;
 
+use super::answer::{beside, to_the_end};
 use super::watch::Traffic;
 use crate::image::is_zero;
 use afterimage_nbd::export::{
@@ -28,6 +29,8 @@ use touched::Touched;
 
 /// What differs is found out and written in blocks of this size.
 const BLOCK: usize = 4096;
+/// Comparing so much takes long enough that it pays to let another core do it.
+const LARGE: usize = 128 * 1024;
 /// Zeroes on something without holes are compared in steps of this size.
 const STEP: u64 = 1 << 20;
 /// Longer ranges of zeroes than this are not compared: whoever zeroes so much at once wants it discarded.
@@ -211,8 +214,9 @@ impl Export for Eliding {
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {
         let shared = &self.0;
         if shared.is_trusted() && lock(&shared.writes).wants() {
-            let shared = Arc::clone(shared);
-            return Answer::later(async move { shared.write(offset, data, fua).await });
+            let (shared, large) = (Arc::clone(shared), data.len() >= LARGE);
+            let write = async move { shared.write(offset, data, fua).await };
+            return if large { beside(write) } else { to_the_end(write) };
         }
         shared.touched.touch(offset, data.len() as u64);
         shared.traffic.wrote(data.len() as u64);
@@ -237,7 +241,7 @@ impl Export for Eliding {
             shared.traffic.zeroed(len);
             return self.watched(shared.inner.zero(offset, len, how));
         }
-        Answer::later(async move { shared.zero(offset, len, how).await })
+        to_the_end(async move { shared.zero(offset, len, how).await })
     }
 
     fn cache(&self, offset: u64, len: u64) -> Answer<()> {

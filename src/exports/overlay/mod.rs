@@ -234,43 +234,42 @@ impl Overlay {
 
     async fn write(&self, offset: u64, data: Bytes) -> Served<()> {
         let range = offset..offset + data.len() as u64;
-        let is_whole = |edges: &[Range<u64>; 2]| edges.iter().all(Range::is_empty);
-        {
+        let edges = {
             let _together = self.order.read().await;
-            if is_whole(&self.edges(&range)) {
+            let edges = self.edges(&range);
+            if edges.iter().all(Range::is_empty) {
                 return self.side.write(offset, data).await;
             }
-        }
+            edges
+        };
         // Fetched before anyone has to wait for it: the backup may be far away, and never changes.
-        let [first, last] = [self.block_at(range.start), self.block_at(range.end - 1)];
-        let below = [self.below(&first).await?, self.below(&last).await?];
+        let below = [self.below(&edges[0]).await?, self.below(&edges[1]).await?];
         let _alone = self.order.write().await;
+        // A block that somebody else completed meanwhile needs nothing more.
         let edges = self.edges(&range);
-        let mut whole = BytesMut::with_capacity(data.len() + 2 * below[0].len());
-        self.complete(&mut whole, &edges[0], &first, &below[0]);
+        let mut whole = BytesMut::with_capacity(below[0].len() + data.len() + below[1].len());
+        self.complete(&mut whole, &edges[0], &below[0]);
         whole.extend_from_slice(&data);
-        self.complete(&mut whole, &edges[1], &last, &below[1]);
+        self.complete(&mut whole, &edges[1], &below[1]);
         self.side.write(edges[0].start, whole.freeze()).await
     }
 
-    /// Adds what an edge is now: zeroes, or what the backup has.
-    fn complete(&self, whole: &mut BytesMut, edge: &Range<u64>, block: &Range<u64>, below: &[u8]) {
-        if edge.is_empty() {
-            return;
-        }
-        let (start, end) = ((edge.start - block.start) as usize, (edge.end - block.start) as usize);
+    /// Adds what an edge is now: zeroes, or what the backup has. No block that had a state becomes the backup's again, so what is needed
+    /// now was fetched.
+    fn complete(&self, whole: &mut BytesMut, edge: &Range<u64>, below: &[u8]) {
         let map = self.side.map();
-        match map.state(block.start / map.block()) {
-            State::Zero => whole.resize(whole.len() + end - start, 0),
-            _ => whole.extend_from_slice(&below[start..end]),
+        match map.state(edge.start / map.block()) {
+            _ if edge.is_empty() => {}
+            State::Zero => whole.resize(whole.len() + (edge.end - edge.start) as usize, 0),
+            _ => whole.extend_from_slice(below),
         }
     }
 
-    /// What the backup has for a block.
-    async fn below(&self, block: &Range<u64>) -> Served<Bytes> {
-        let image = self.base.image();
-        let len = (block.end - block.start) as usize;
-        image.read_at(block.start, len).await.map_err(|why| failed(&why).at(block.start))
+    /// What the backup has for a range.
+    async fn below(&self, range: &Range<u64>) -> Served<Bytes> {
+        let len = (range.end - range.start) as usize;
+        let read = self.base.image().read_at(range.start, len).await;
+        read.map_err(|why| failed(&why).at(range.start))
     }
 
     async fn zero(&self, offset: u64, len: u64, provisioned: bool) -> Served<()> {
