@@ -29,7 +29,7 @@ use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tree::Mounted;
 use zeroize::Zeroizing;
 
@@ -161,8 +161,7 @@ impl Serving {
         let mount = mount(context, args, view, whole.clone())?;
         let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine, whole);
         let path = control::path_for(mount.mountpoint())?;
-        let control =
-            Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))?;
+        let control = listen(context, &path, Arc::new(move |request: &str| figures.answer(request)))?;
         Ok(Serving { mount, control })
     }
 
@@ -182,6 +181,19 @@ impl Serving {
         tracing::info!("{} is unmounted: {ended:?}", at.display());
         end_soon();
         Ok(0)
+    }
+}
+
+/// Listens on the control socket. The mount that was at this place before may be a moment from its end.
+fn listen(context: &Context, path: &Path, answers: Arc<control::Answers>) -> Result<Control> {
+    let began = Instant::now();
+    loop {
+        match Control::listen(path.to_owned(), context.runtime(), Arc::clone(&answers)) {
+            Err(error) if error.kind() == Kind::Refused && began.elapsed() < ENDS_WITHIN * 2 => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            listening => return listening,
+        }
     }
 }
 
