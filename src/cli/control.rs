@@ -64,8 +64,9 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.task.abort();
+        // In this order: once nobody answers, the next one may listen there already.
         let _gone = fs::remove_file(&self.path);
+        self.task.abort();
     }
 }
 

@@ -31,6 +31,20 @@ fn mounting_returns_when_the_mount_answers_and_umount_ends_its_process() {
 }
 
 #[test]
+fn who_unmounts_and_mounts_again_at_once_finds_no_trace_of_the_one_before() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        for _ in 0..10 {
+            let mounted = Mounted::new(sand);
+            assert_eq!(mounted.stats()["pid"], mounted.pid, "its own socket answers");
+            assert!(fs::read(mounted.image("web01")).expect("read") == bytes);
+            let _ = sand.done(&["umount", "mnt"]);
+            std::mem::forget(mounted);
+        }
+    });
+}
+
+#[test]
 fn f7_the_mount_is_read_only_without_suid_devices_or_programs() {
     within(60, |sand| {
         let _ = with_a_backup(sand);

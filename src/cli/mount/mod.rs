@@ -29,7 +29,7 @@ use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tree::Mounted;
 use zeroize::Zeroizing;
 
@@ -183,6 +183,19 @@ impl Serving {
     }
 }
 
+/// Listens on the control socket. The mount that was at this place before may be a moment from its end.
+fn listen_at(context: &Context, path: &Path, answers: Arc<control::Answers>) -> Result<Control> {
+    let began = Instant::now();
+    loop {
+        match Control::listen(path.to_owned(), context.runtime(), Arc::clone(&answers)) {
+            Err(error) if error.kind() == Kind::Refused && began.elapsed() < ENDS_WITHIN * 2 => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            listening => return listening,
+        }
+    }
+}
+
 /// The mount is gone. Threads that hang in a store are not waited for.
 fn end_soon() {
     let end = || {
@@ -243,7 +256,7 @@ pub(super) fn listen(
 ) -> Result<Control> {
     let figures = Figures::new(mount.mountpoint().to_owned(), mount.watch(), engine, whole);
     let path = control::path_for(mount.mountpoint())?;
-    Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))
+    listen_at(context, &path, Arc::new(move |request: &str| figures.answer(request)))
 }
 
 /// The one table from what `mountd` says to what the command says.
