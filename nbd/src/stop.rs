@@ -42,15 +42,16 @@ impl Signal {
         }
     }
 
-    /// Phases only go forward.
+    /// Phases only go forward; each is told once, since whoever was woken waits for the next one.
     pub(crate) fn advance(&self, phase: Phase) {
         let number = match phase {
             Phase::Serving => 0,
             Phase::Draining => 1,
             Phase::Leaving => 2,
         };
-        let _earlier = self.phase.fetch_max(number, Ordering::AcqRel);
-        self.changed.notify_waiters();
+        if self.phase.fetch_max(number, Ordering::AcqRel) < number {
+            self.changed.notify_waiters();
+        }
     }
 
     /// Waits until the phase is at least this one.

@@ -20,12 +20,25 @@ use std::path::Path;
 /// The longest file of metadata that is read.
 const METADATA_LEN_MAX: u64 = 2 << 20;
 
+/// Who says at which backup a bitmap began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Began {
+    /// The user, by `--parent`: held to what the records tell.
+    Claimed,
+    /// Whoever keeps the bitmap: that backup is its parent, whatever it was made of.
+    Known,
+}
+
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
+    run_from(context, args, Began::Claimed)
+}
+
+pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
-    let with_bitmap = whose_bitmap(&args)?;
+    let with_bitmap = whose_bitmap(&args)? && began == Began::Claimed;
     let engine = context.writer_engine()?;
-    let items = open_sources(context, &args.sources)?;
+    let items = open_sources(context, &args.sources, began)?;
     same_disk(context, &items, engine.repository().config.separate)?;
     let parent = match args.parent.as_deref() {
         None => Parent::Latest,
@@ -99,14 +112,18 @@ fn read_metadata(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-fn open_sources(context: &Context, words: &[String]) -> Result<Vec<ItemSource>> {
+fn open_sources(context: &Context, words: &[String], began: Began) -> Result<Vec<ItemSource>> {
     let directory = context.directory()?;
     let mut items = Vec::new();
     for word in words {
         let (given, name) = split_item(word);
         source::refuse_inside(name, &directory)?;
         let source = match Uri::is_meant(name) {
-            true => Box::new(source::nbd::open(context.runtime(), name)?) as Box<dyn source::Source>,
+            true => {
+                let export = source::nbd::open(context.runtime(), name)?;
+                Box::new(if began == Began::Known { export.of_its_parent() } else { export })
+                    as Box<dyn source::Source>
+            }
             false => source::open(name)?,
         };
         let name = given.map_or_else(|| item_name(words.len(), name), str::to_owned);

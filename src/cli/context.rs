@@ -31,7 +31,8 @@ const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
 pub(super) struct Context {
     pub(super) global: Global,
     pub(super) cancel: Cancel,
-    runtime: Runtime,
+    /// Never shut down: what still runs at the end ends with the process, rather than being waited for or finding no clock any more.
+    runtime: &'static Runtime,
 }
 
 impl Context {
@@ -45,7 +46,7 @@ impl Context {
             .map_err(|error| Error::io("start the runtime", error))?;
         let cancel = Cancel::default();
         drop(runtime.spawn(hear_signals(cancel.clone())));
-        Ok(Context { global, cancel, runtime })
+        Ok(Context { global, cancel, runtime: Box::leak(Box::new(runtime)) })
     }
 
     pub(super) fn runtime(&self) -> &Handle {

@@ -4,9 +4,10 @@
 //! the control sockets of this user's servers; the file of one that is not is served to ourselves for as long as it takes.
 
 use super::args::{Backup, Overlay, OverlayVerb};
+use super::backup::{self, Began};
 use super::context::Context;
+use super::control;
 use super::serve::shelf::Shelves;
-use super::{backup, control};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::exports::house::{Backups, House};
 use crate::exports::overlay::{OverlayExport, WRITTEN};
@@ -39,7 +40,8 @@ pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
             level: LEVEL_DEFAULT,
             digest: false,
         };
-        backup::run(context, job)
+        // It lies on that backup, so what was not written is what that one holds.
+        backup::run_from(context, job, Began::Known)
     };
     let path = Path::new(&overlay);
     if control.is_none() && path.is_file() {

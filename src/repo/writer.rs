@@ -139,10 +139,7 @@ impl Writer {
     }
 
     /// Waits until every pack is durable.
-    pub fn finish(mut self) -> Result<DurablePacks> {
-        // Both last packs are on their way before either is waited for.
-        self.data.close()?;
-        self.nodes.close()?;
+    pub fn finish(self) -> Result<DurablePacks> {
         let mut indexed = self.indexed;
         for packs in [self.data, self.nodes] {
             let (durable, stored) = packs.finish()?;

@@ -44,6 +44,8 @@ pub struct NbdSource {
     /// Places of the contexts in what the server answers.
     allocation: Option<usize>,
     bitmap: Option<usize>,
+    /// The parent is the backup that the bitmap began at, whatever its record says of its source.
+    of_its_parent: bool,
     /// What is known to lie from `planned` on.
     runs: VecDeque<(State, u64)>,
     ahead: VecDeque<Ahead>,
@@ -139,6 +141,7 @@ pub fn open(runtime: &Handle, name: &str) -> Result<NbdSource> {
         planned: 0,
         at: 0,
         passed: None,
+        of_its_parent: false,
         spare,
     })
 }
@@ -184,6 +187,7 @@ impl Source for NbdSource {
 
     fn judge_parent(&self, before: Option<&Facts>) -> Result<()> {
         if self.bitmap.is_none()
+            || self.of_its_parent
             || before.is_some_and(|before| is_same_export(&before.name, &self.facts.name))
         {
             return Ok(());
@@ -202,6 +206,12 @@ impl Source for NbdSource {
 }
 
 impl NbdSource {
+    /// The caller knows that the bitmap began at the parent, so nobody has to guess it from the parent's record.
+    pub fn of_its_parent(mut self) -> NbdSource {
+        self.of_its_parent = true;
+        self
+    }
+
     /// Whoever asks may have taken less of what was passed over than was offered; the rest of it is offered again.
     fn go_to(&mut self, at: u64) -> Result<()> {
         match self.passed {

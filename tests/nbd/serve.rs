@@ -49,7 +49,7 @@ fn clients_write_a_target_and_find_it_on_the_medium_when_they_left() {
 #[test]
 fn the_only_target_is_the_default_and_tells_its_name() {
     let Some(python) = python_with_libnbd() else { return };
-    let sand = Sandbox::new();
+    let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
     let server = ours(&sand, &["--target", &format!("disk 1={target}")]);
     let script = "import nbd, sys; h = nbd.NBD(); h.set_full_info(True); h.connect_uri(sys.argv[1]); \
@@ -145,8 +145,10 @@ fn n15_a_server_that_is_asked_to_stop_answers_what_it_was_asked_and_leaves() {
                 server.terminate();
             }
             let offset = at % 512 * 65_536;
+            // What was written before: of two requests under way for one place either may come first.
+            let before = at.saturating_sub(1) % 512 * 65_536;
             let write = busy.start_write(offset, block.clone(), false).expect("a write");
-            let read = busy.start_read(offset, vec![0; 512]).expect("a read");
+            let read = busy.start_read(before, vec![0; 512]).expect("a read");
             answers.push((write.wait().await, read.wait().await));
             if answers.last().is_some_and(|(write, _)| write.is_err()) {
                 break;
@@ -155,7 +157,7 @@ fn n15_a_server_that_is_asked_to_stop_answers_what_it_was_asked_and_leaves() {
         }
     });
     assert!(answers.len() > 1024, "a client was cut off before anybody asked the server to stop");
-    for (write, read) in &answers {
+    for (write, read) in answers.iter().skip(1) {
         let refused = [write.as_ref().err(), read.as_ref().err()];
         assert!(refused.into_iter().flatten().all(is_about_the_stop), "{refused:?}");
         assert!(read.as_ref().map_or(true, |bytes| bytes.iter().all(|byte| *byte == 7)), "wrong bytes");

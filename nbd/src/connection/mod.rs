@@ -11,7 +11,9 @@
 //! answered before the connection closes; when the connection is lost, what was still running is cancelled.
 
 mod budget;
+mod crowd;
 mod inbox;
+mod lull;
 mod outbox;
 mod status;
 mod watchdog;
@@ -36,8 +38,10 @@ use crate::transmission::{Command, Refusal, Rules};
 use crate::wire::{Framing, Request, cmd};
 use budget::Budget;
 pub(crate) use budget::Pool;
+pub(crate) use crowd::Crowd;
 pub(crate) use inbox::parse as parse_requests;
 use inbox::{Inbox, Item};
+use lull::Lull;
 use outbox::{Outbox, Outcome, Ticket};
 pub(crate) use watchdog::Patience;
 use watchdog::{Progress, Watchdog};
@@ -104,6 +108,8 @@ pub(crate) struct Link<'a> {
     pub(crate) arrived: BytesMut,
     /// Shared by all connections.
     pub(crate) pool: &'a Pool,
+    /// How many of them are being worked on.
+    pub(crate) crowd: &'a Crowd,
     /// How long to wait for this peer.
     pub(crate) patience: Patience,
     /// When to stop.
@@ -120,7 +126,9 @@ pub(crate) struct Connection<'a, S> {
     running: JoinSet<Finished>,
     running_bytes: usize,
     budget: Budget,
+    crowd: Crowd,
     watchdog: Watchdog,
+    lull: Lull,
     stop: Watch,
     disc: bool,
     /// Bytes may be waiting inside the stream.
@@ -151,7 +159,9 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             running: JoinSet::new(),
             running_bytes: 0,
             budget: Budget::new(link.pool),
+            crowd: link.crowd.clone(),
             watchdog: Watchdog::new(link.patience),
+            lull: Lull::default(),
             stop: link.stop,
             disc: false,
             unflushed: false,
@@ -168,6 +178,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let _here = self.crowd.enter();
         loop {
             let finished = self.collect(cx);
             let taken = match self.take_requests(cx) {
@@ -192,6 +203,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             if !(finished || taken || sent || received) {
                 break;
             }
+            self.lull.over();
         }
         self.rest(cx)
     }
@@ -204,6 +216,9 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             Phase::Leaving => return Poll::Ready(End::Stopped),
             Phase::Draining if idle && self.watchdog.lingered(cx) => return Poll::Ready(End::Stopped),
             _ => {}
+        }
+        if self.running.is_empty() && !self.stalled && self.lull.sit_out(cx) {
+            return Poll::Pending;
         }
         let progress = Progress {
             requests: self.inbox.received(),
@@ -247,7 +262,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             }
             match self.inbox.next(&self.rules) {
                 None => break,
-                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload),
+                Some(Item::Do(request, command, payload)) => self.begin(&request, command, payload, cx),
                 Some(Item::Refuse(request, refusal)) => self.refuse(&request, refusal),
                 Some(Item::HangUp(reason)) => return Err(reason),
             }
@@ -312,7 +327,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         self.outbox.refuse(&Ticket::plain(request), refusal);
     }
 
-    fn begin(&mut self, request: &Request, command: Command, payload: Bytes) {
+    fn begin(&mut self, request: &Request, command: Command, payload: Bytes, cx: &mut Context<'_>) {
         if self.stop.phase() > Phase::Serving && command != Command::Disc {
             let error = Error::new(Kind::Leaving, "server is about to stop");
             return self.outbox.reply(&Ticket::of(request, &command), Err(error));
@@ -328,34 +343,34 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
                 }
                 let export = &self.export;
                 let answer = guarded(|| export.read(offset, len));
-                self.settle(ticket, request, answer, Outcome::Data);
+                self.settle(ticket, request, answer, Outcome::Data, cx);
             }
             Command::Write { offset, fua, .. } => {
                 let answer = guarded(|| export.write(offset, payload, fua));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Flush => {
                 let answer = guarded(|| export.flush());
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Trim { offset, len, fua } => {
                 let answer = guarded(|| export.trim(offset, len, fua));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Zero { offset, len, no_hole, fast, fua } => {
                 let answer = guarded(|| export.zero(offset, len, Zeroing { no_hole, fast, fua }));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Cache { offset, len } => {
                 let answer = guarded(|| export.cache(offset, len));
-                self.settle(ticket, request, answer, done);
+                self.settle(ticket, request, answer, done, cx);
             }
             Command::Status { offset, len, one, contexts } => {
                 let answer = status_of(export, &contexts, offset, len, one);
-                self.settle(ticket, request, answer, Outcome::Status);
+                self.settle(ticket, request, answer, Outcome::Status, cx);
             }
             Command::StatusByPayload { .. } => match self.rules.judge_status(request, &payload) {
-                Ok(command) => self.begin(request, command, Bytes::new()),
+                Ok(command) => self.begin(request, command, Bytes::new(), cx),
                 Err(refusal) => self.refuse(request, refusal),
             },
         }
@@ -375,10 +390,17 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         request: &Request,
         answer: Answer<R>,
         outcome: impl FnOnce(R) -> Outcome + Send + 'static,
+        cx: &mut Context<'_>,
     ) {
         match answer {
             Answer::Now(result) => self.outbox.reply(&ticket, result.map(outcome)),
-            Answer::Later(future) => {
+            Answer::Later(mut future) => {
+                // With all cores at work on connections, nobody would take it off this one.
+                if self.crowd.is_full()
+                    && let Poll::Ready(result) = poll_caught(&mut future, cx)
+                {
+                    return self.outbox.reply(&ticket, result.map(outcome));
+                }
                 let held = inbox::cost(request);
                 self.running_bytes = self.running_bytes.saturating_add(held);
                 let task =

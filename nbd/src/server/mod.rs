@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::connection::Pool;
+use crate::connection::{Crowd, Pool};
 use crate::export::{Address, Exports};
 use crate::handshake::TlsMode;
 use crate::stop::{Phase, Signal};
@@ -53,6 +53,7 @@ struct House {
     settings: Settings,
     admission: Arc<Admission>,
     pool: Pool,
+    crowd: Crowd,
     signal: Arc<Signal>,
     limit: LogLimit,
 }
@@ -82,6 +83,7 @@ impl Server {
         let house = House {
             exports,
             pool: Pool::new(settings.memory),
+            crowd: Crowd::default(),
             admission: Admission::new(caps),
             signal: Arc::default(),
             limit: LogLimit::default(),

@@ -170,6 +170,7 @@ async fn stay(house: &House, guest: Guest, peer: &Peer, place: &mut Place) {
             out: out.into(),
             arrived,
             pool: &house.pool,
+            crowd: &house.crowd,
             patience: house.settings.patience(),
             stop: watch,
         };

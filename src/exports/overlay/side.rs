@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::exports::blockmap::page::{Header, PAGE_LEN, Unfit, block_for, pages_of, place_of};
 use crate::exports::blockmap::{BlockMap, Durable, State};
 use crate::restore::target::{Guarded, Wish, hold};
+use crate::seal::random;
 use afterimage_nbd::export::{Answer, Export, Parts, Result as Served, Zeroing};
 use afterimage_nbd::file::FileExport;
 use bytes::Bytes;
@@ -153,8 +154,7 @@ pub(super) fn find(path: &Path, size: u64, repository: Option<&Path>) -> Result<
 
 fn header_for(size: u64, note: Vec<u8>) -> Result<Header> {
     let mut id = [0; 16];
-    let filled = aws_lc_rs::rand::fill(&mut id);
-    filled.map_err(|_| Error::new(Kind::Unsupported, "the machine gives no random numbers"))?;
+    random(&mut id)?;
     let too_large = || {
         Error::new(
             Kind::Unsupported,

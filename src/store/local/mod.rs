@@ -46,7 +46,7 @@ struct Directory {
     /// Folders whose own names are durable.
     durable_folders: Mutex<HashSet<String>>,
     /// The first sync that failed.
-    poison: OnceLock<String>,
+    poison: OnceLock<(Kind, String)>,
     /// Names temps: no two writers are likely to share one, and one that is taken is passed over.
     temps: Dice,
 }

@@ -220,8 +220,8 @@ impl Directory {
     fn sync(&self, sync: impl FnOnce() -> rustix::io::Result<()>, what: &str, name: &Name) -> Result<()> {
         let Err(errno) = sync() else { return Ok(()) };
         let cause = std::io::Error::from(errno);
-        let _ = self.poison.set(format!("{what} {}: {cause}", self.path(name)));
         let kind = if matches!(errno, Errno::NOSPC | Errno::DQUOT) { Kind::Full } else { Kind::Unsynced };
+        let _ = self.poison.set((kind, format!("{what} {}: {cause}", self.path(name))));
         Err(Error::new(kind, format!("{what} {}: what was written may be lost", self.path(name)))
             .caused_by(cause)
             .hint("look after the disk, then run again: nothing is taken as stored"))
@@ -230,8 +230,8 @@ impl Directory {
     fn refuse_if_poisoned(&self, doing: &str, name: &Name) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
-            Some(first) => Err(Error::new(
-                Kind::Unsynced,
+            Some((kind, first)) => Err(Error::new(
+                *kind,
                 format!("{doing} {name}: writing to {} ended when it could not {first}", self.place),
             )),
         }

@@ -1,0 +1,73 @@
+//! Staying awake for a moment: a client that asks again as soon as it has its answer is not waited for asleep.
+//!
+//! To be woken takes longer than to answer a small request. So after a few short pauses in a row the next ones are sat out awake, the
+//! runtime's other work and its events going first. One pause that lasts longer costs what it took to find that out, and ends the habit.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+/// So long a pause is sat out.
+const AWAKE: Duration = Duration::from_micros(50);
+/// A pause that ends sooner, sleep and waking included, was a short one.
+const SHORT: Duration = Duration::from_micros(150);
+/// So many short ones make the habit.
+const HABIT: u8 = 8;
+
+/// How long a connection's pauses have been lately.
+#[derive(Debug, Default)]
+pub(super) struct Lull {
+    began: Option<Instant>,
+    short: u8,
+}
+
+impl Lull {
+    /// Something happened: the pause, if there was one, is over.
+    pub(super) fn over(&mut self) {
+        let Some(began) = self.began.take() else { return };
+        self.judge(began.elapsed());
+    }
+
+    fn judge(&mut self, pause: Duration) {
+        self.short = if pause < SHORT { self.short.saturating_add(1).min(HABIT) } else { 0 };
+    }
+
+    /// Nothing is to be done. Has the task woken again as soon as everything else was looked at, if this pause should be sat out.
+    pub(super) fn sit_out(&mut self, cx: &mut Context<'_>) -> bool {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if self.short < HABIT {
+            return false;
+        }
+        if began.elapsed() > AWAKE {
+            self.short = 0;
+            return false;
+        }
+        // Its first poll has the task woken behind the runtime's events; nothing is left to be polled again.
+        let _pending = pin!(tokio::task::yield_now()).poll(cx);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn only_a_habit_of_short_pauses_is_sat_out_and_one_long_one_ends_it() {
+        let mut lull = Lull::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(!lull.sit_out(&mut cx));
+        for _ in 0..HABIT {
+            lull.judge(Duration::from_micros(20));
+        }
+        lull.began = None;
+        assert!(lull.sit_out(&mut cx), "after so many short ones");
+        std::thread::sleep(2 * AWAKE);
+        assert!(!lull.sit_out(&mut cx), "not for longer than it takes to fall asleep");
+        lull.over();
+        lull.began = None;
+        assert!(!lull.sit_out(&mut cx), "the habit is gone");
+    }
+}
