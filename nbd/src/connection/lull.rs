@@ -9,9 +9,9 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 /// So long a pause is sat out.
-const AWAKE: Duration = Duration::from_micros(50);
+const AWAKE: Duration = Duration::from_micros(100);
 /// A pause that ends sooner, sleep and waking included, was a short one.
-const SHORT: Duration = Duration::from_micros(150);
+const SHORT: Duration = Duration::from_micros(200);
 /// So many short ones make the habit.
 const HABIT: u8 = 8;
 
