@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long anyone waits for an answer.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the threads of a state that was closed may take to let go of it.
+const LOCKED_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a write may stay in memory only.
 const FLUSH_EVERY_MS: u64 = 2000;
 const CACHE_LEN: u64 = 8 << 20;
@@ -128,7 +130,7 @@ fn keep(cache_dir: &Path, todo: &Receiver<Job>) {
 fn open_and_work(dir: &Path, todo: &Receiver<Job>) -> Result<(), Trouble> {
     let config = sled::Config::new().path(dir).cache_capacity(CACHE_LEN);
     let config = config.flush_every_ms(Some(FLUSH_EVERY_MS));
-    let db = guarded(|| config.open())?;
+    let db = open_when_free(&config)?;
     for job in todo {
         if let Err(trouble) = guarded(|| job(&db)) {
             std::mem::forget(db); // closing what has panicked may hang; the files go with the process
@@ -140,6 +142,24 @@ fn open_and_work(dir: &Path, todo: &Receiver<Job>) -> Result<(), Trouble> {
         drop(db);
         Ok(())
     })
+}
+
+/// We hold our own lock, so whoever still holds that of `sled` is a thread of a state that this process closed a moment ago.
+fn open_when_free(config: &sled::Config) -> Result<sled::Db, Trouble> {
+    let began = Instant::now();
+    loop {
+        let opened = guarded(|| match config.open() {
+            Err(sled::Error::Io(error)) if is_locked(&error) => Ok(None),
+            opened => opened.map(Some),
+        })?;
+        match opened {
+            Some(db) => return Ok(db),
+            None if began.elapsed() > LOCKED_TIME_MAX => {
+                return Err(Trouble::Away("it stays locked".to_owned()));
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Trouble> {
@@ -154,12 +174,15 @@ fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Trouble> {
 /// Whether an error says nothing about the bytes that are there.
 fn is_away(error: &io::Error) -> bool {
     use io::ErrorKind::*;
-    let is_locked = error.to_string().contains("could not acquire lock");
-    is_locked
+    is_locked(error)
         || matches!(
             error.kind(),
             StorageFull | QuotaExceeded | PermissionDenied | ReadOnlyFilesystem | NotFound
         )
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 fn words_of(panic: &(dyn Any + Send)) -> String {
