@@ -27,6 +27,11 @@ impl Crowd {
         Here(Arc::clone(&self.here))
     }
 
+    /// Whether no other connection is being worked on.
+    pub(super) fn is_alone(&self) -> bool {
+        self.here.load(Ordering::Relaxed) <= 1
+    }
+
     /// Whether another core would have to leave its own connection to help with this one.
     pub(super) fn is_full(&self) -> bool {
         self.here.load(Ordering::Relaxed) >= self.cores
@@ -47,9 +52,9 @@ mod tests {
     fn it_is_full_while_each_core_has_a_connection() {
         let crowd = Crowd { cores: 2, ..Crowd::default() };
         let one = crowd.enter();
-        assert!(!crowd.is_full());
+        assert!(!crowd.is_full() && crowd.is_alone());
         let other = crowd.clone().enter();
-        assert!(crowd.is_full());
+        assert!(crowd.is_full() && !crowd.is_alone());
         drop(one);
         assert!(!crowd.is_full());
         drop(other);

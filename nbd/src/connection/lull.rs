@@ -2,6 +2,7 @@
 //!
 //! To be woken takes longer than to answer a small request. So after a few short pauses in a row the next ones are sat out awake, the
 //! runtime's other work and its events going first. One pause that lasts longer costs what it took to find that out, and ends the habit.
+//! So does a second request in one go: a client with more under way does not wait for each answer, and needs the core itself.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,6 +21,7 @@ const HABIT: u8 = 8;
 pub(super) struct Lull {
     began: Option<Instant>,
     short: u8,
+    requests: u64,
 }
 
 impl Lull {
@@ -27,6 +29,14 @@ impl Lull {
     pub(super) fn over(&mut self) {
         let Some(began) = self.began.take() else { return };
         self.judge(began.elapsed());
+    }
+
+    /// So many requests were received in all.
+    pub(super) fn received(&mut self, requests: u64) {
+        if requests > self.requests.saturating_add(1) {
+            self.short = 0;
+        }
+        self.requests = requests;
     }
 
     fn judge(&mut self, pause: Duration) {
@@ -69,5 +79,10 @@ mod tests {
         lull.over();
         lull.began = None;
         assert!(!lull.sit_out(&mut cx), "the habit is gone");
+        (0..HABIT).for_each(|_| lull.judge(Duration::from_micros(20)));
+        lull.received(1);
+        assert!(lull.sit_out(&mut cx));
+        lull.received(3);
+        assert!(!lull.sit_out(&mut cx), "who asks for two things at once is not waited for");
     }
 }

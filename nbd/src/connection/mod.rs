@@ -217,7 +217,8 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             Phase::Draining if idle && self.watchdog.lingered(cx) => return Poll::Ready(End::Stopped),
             _ => {}
         }
-        if self.running.is_empty() && !self.stalled && self.lull.sit_out(cx) {
+        self.lull.received(self.inbox.received());
+        if self.running.is_empty() && !self.stalled && self.crowd.is_alone() && self.lull.sit_out(cx) {
             return Poll::Pending;
         }
         let progress = Progress {
