@@ -1,19 +1,7 @@
 //! What clients did with an export: every counter with its unit and one sentence, here and nowhere else.
 
+use crate::image::watch::Metric;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-/// A counter, described.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metric {
-    /// Its name.
-    pub name: &'static str,
-    /// What it counts in.
-    pub unit: &'static str,
-    /// It goes down again.
-    pub gauge: bool,
-    /// One sentence.
-    pub about: &'static str,
-}
 
 macro_rules! metrics {
     ($($name:ident, $unit:literal, $gauge:literal, $about:literal;)*) => {
