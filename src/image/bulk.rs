@@ -6,7 +6,7 @@
 
 use super::{Image, Piece, Stretch};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{ChunkId, Corrupt, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
 use crate::progress::Cancel;
 use crate::seal::{Sealed, Under, open_exact};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -207,7 +207,7 @@ fn plan(
         match runtime.block_on(image.map().stretch(image.engine(), at))? {
             Stretch::Hole(hole) => {
                 let end = hole.end.min(range.end);
-                if !flush(&mut group, emit)? || !emit(Step::Zeros(at..end))? {
+                if !flush(image, &mut group, emit)? || !emit(Step::Zeros(at..end))? {
                     return Ok(());
                 }
                 at = end;
@@ -216,10 +216,10 @@ fn plan(
                 for piece in leaf.pieces(at).take_while(|piece| piece.range.start < range.end) {
                     let end = piece.range.end.min(range.end);
                     let goes_on = match piece.child {
-                        None => flush(&mut group, emit)? && emit(Step::Zeros(at..end))?,
+                        None => flush(image, &mut group, emit)? && emit(Step::Zeros(at..end))?,
                         Some(_) => {
                             let fits = group.as_ref().is_some_and(|group| fits(group, &piece));
-                            let goes_on = fits || flush(&mut group, emit)?;
+                            let goes_on = fits || flush(image, &mut group, emit)?;
                             let group = group.get_or_insert(Group { pieces: Vec::new(), range: at..at });
                             group.range.end = end;
                             group.pieces.push(piece);
@@ -234,12 +234,30 @@ fn plan(
             }
         }
     }
-    let _goes_on = flush(&mut group, emit)?;
+    let _goes_on = flush(image, &mut group, emit)?;
     Ok(())
 }
 
-fn flush(group: &mut Option<Group>, emit: &mut dyn FnMut(Step) -> Result<bool>) -> Result<bool> {
-    group.take().map_or(Ok(true), |group| emit(Step::Group(group)))
+fn flush(
+    image: &Image,
+    group: &mut Option<Group>,
+    emit: &mut dyn FnMut(Step) -> Result<bool>,
+) -> Result<bool> {
+    let Some(group) = group.take() else { return Ok(true) };
+    if let Some((pack, sealed)) = group.sealed() {
+        image.engine().repository().expect_sealed(pack, sealed);
+    }
+    emit(Step::Group(group))
+}
+
+impl Group {
+    /// Where its sealed bytes lie.
+    fn sealed(&self) -> Option<(PackId, Range<u64>)> {
+        let mut places = self.pieces.iter().filter_map(|piece| Some(piece.child?.place));
+        let first = places.next()?;
+        let last = places.next_back().unwrap_or(first);
+        Some((first.pack, first.offset.into()..last.end()))
+    }
 }
 
 fn fits(group: &Group, piece: &Piece) -> bool {
@@ -261,11 +279,8 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
         buffer.resize(len, 0);
     }
     let engine = image.engine();
-    let mut places = group.pieces.iter().filter_map(|piece| Some(piece.child?.place));
-    let (Some(first), Some(last)) = (places.clone().next(), places.next_back()) else { return Ok(()) };
-    let sealed = engine
-        .runtime()
-        .block_on(engine.repository().get_sealed(first.pack, first.offset.into()..last.end()));
+    let Some((pack, range)) = group.sealed() else { return Ok(()) };
+    let sealed = engine.runtime().block_on(engine.repository().get_sealed(pack, range.clone()));
     let mut at = 0;
     for piece in &group.pieces {
         let Some(child) = piece.child else { continue };
@@ -274,7 +289,7 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
         let whole = here == piece.range;
         let opened = match &sealed {
             Ok(sealed) if whole => {
-                let from = (child.place.offset - first.offset) as usize;
+                let from = (u64::from(child.place.offset) - range.start) as usize;
                 let sealed = &sealed[from..from + child.place.len as usize];
                 let what = Sealed::Chunk(SealKind::Data, child.id);
                 open_exact(&engine.repository().keys, Under::Pack(child.place.pack), what, sealed, into)

@@ -18,6 +18,13 @@ impl Repository {
         self.store.get(&name, range).await.context(|| format!("read {name}"))
     }
 
+    /// Sealed bytes of a pack will be asked for soon.
+    pub fn expect_sealed(&self, pack: PackId, range: Range<u64>) {
+        if let Ok(name) = names::pack(pack) {
+            self.store.expect(&name, range);
+        }
+    }
+
     /// Opens sealed bytes that came from `place`.
     pub fn open_chunk(&self, kind: SealKind, id: ChunkId, place: Place, sealed: &[u8]) -> Result<Verified> {
         open(&self.keys, Under::Pack(place.pack), Sealed::Chunk(kind, id), sealed)

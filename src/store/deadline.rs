@@ -59,6 +59,10 @@ impl Store for Deadline {
         Box::pin(self.watch("get", name.as_str(), len, self.inner.get(name, range)))
     }
 
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        self.inner.expect(name, range);
+    }
+
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
         Box::pin(self.watch("get", name.as_str(), len_max, self.inner.get_whole(name, len_max)))
     }

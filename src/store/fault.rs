@@ -289,6 +289,10 @@ impl Store for Fault {
         })
     }
 
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        self.inner.expect(name, range);
+    }
+
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
         Box::pin(async move {
             let harm = self.begin(Verb::GetWhole, name.as_str()).await?;

@@ -374,6 +374,14 @@ fn a_store_that_answers_at_once_does_so_through_all_layers_and_without_a_runtime
     assert_eq!(at_once(store.list("packs/", None)).unwrap().len(), 1);
 }
 
+#[test]
+fn what_will_be_read_soon_is_told_through_all_layers() {
+    let innermost = Arc::new(Record::new(Arc::new(MemStore::new())));
+    let outer = Record::new(Arc::new(Fault::new(innermost.clone(), 1)));
+    layered(Arc::new(outer)).expect(&name("packs/a"), 2..5);
+    assert_eq!(innermost.expected(), 3);
+}
+
 #[tokio::test]
 async fn a_record_tells_each_call_and_what_it_moved() {
     let house = House::new().await;

@@ -99,6 +99,10 @@ impl Store for Limit {
         Box::pin(self.within(len, self.inner.get(name, range)))
     }
 
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        self.inner.expect(name, range);
+    }
+
     /// How long the object is shows afterwards; those behind it wait for its bytes.
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
         Box::pin(self.within(0, async move {

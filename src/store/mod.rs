@@ -108,6 +108,9 @@ pub trait Store: Send + Sync + 'static {
     /// Exactly the bytes of `range`. `Missing` if there is no such object, `Corrupt` if it ends before the range does.
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes>;
 
+    /// These bytes will be asked for soon. A store that can have them come nearer meanwhile does so; nobody waits for it, nothing comes of it.
+    fn expect(&self, _name: &Name, _range: Range<u64>) {}
+
     /// The whole object, if it is no longer than `len_max`; `Corrupt` if it is longer.
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes>;
 

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct Record {
     inner: AnyStore,
     counts: [Count; Verb::ALL.len()],
+    expected: AtomicU64,
     log: Option<Mutex<Vec<Call>>>,
 }
 
@@ -48,7 +49,7 @@ struct Count {
 impl Record {
     /// Counts what `inner` is asked.
     pub fn new(inner: AnyStore) -> Record {
-        Record { inner, counts: Default::default(), log: None }
+        Record { inner, counts: Default::default(), expected: AtomicU64::default(), log: None }
     }
 
     /// Counts, and remembers every call: for tests, since it grows with each.
@@ -61,6 +62,11 @@ impl Record {
         let count = self.count(verb);
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Tally { calls: read(&count.calls), bytes: read(&count.bytes), failed: read(&count.failed) }
+    }
+
+    /// Bytes that were said to be asked for soon.
+    pub fn expected(&self) -> u64 {
+        self.expected.load(Ordering::Relaxed)
     }
 
     /// The calls since the log was last taken, oldest first; none without a log.
@@ -108,6 +114,11 @@ impl Store for Record {
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         self.begin(Verb::Get, name.as_str(), Some(range.clone()));
         Box::pin(self.end(Verb::Get, self.inner.get(name, range), |bytes| bytes.len() as u64))
+    }
+
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        add(&self.expected, range.end.saturating_sub(range.start));
+        self.inner.expect(name, range);
     }
 
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {

@@ -185,6 +185,10 @@ impl Store for Retry {
         Box::pin(self.persist(call, move || self.inner.get(name, range.clone())))
     }
 
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        self.inner.expect(name, range);
+    }
+
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
         let call = Call { what: "get", object: name.as_str(), len: (0, len_max) };
         Box::pin(self.persist(call, move || self.inner.get_whole(name, len_max)))

@@ -3,7 +3,9 @@
 use crate::corruption::publish_copies;
 use crate::fixture::{Bench, CHUNK, chunks, image, noise, runtime, wait};
 use afterimage::format::record::Record;
+use afterimage::image::bulk::stream_in_order;
 use afterimage::image::{Ahead, Image, Stretch};
+use afterimage::progress::Cancel;
 use afterimage::source::fake::Fake;
 use afterimage::store::record::Call;
 use afterimage::store::{Record as Recorder, Verb};
@@ -58,6 +60,20 @@ fn v_a_cold_read_in_a_huge_image_costs_one_get_for_each_level_of_its_map_and_one
     assert!(wait(image.read_at(0, 1 << 20)).unwrap().iter().all(|byte| *byte == 0));
     assert_eq!(wait(image.extent(0, size / 4)).unwrap().range, 0..size / 4);
     assert_eq!(recorder.take_log(), [], "a hole costs nothing");
+}
+
+#[test]
+fn v_what_is_streamed_is_announced_to_the_store_and_then_fetched_once() {
+    let (bench, _) = Bench::in_memory();
+    let record = bench.backup("disk", Fake::of(noise(1, 64 * CHUNK))).unwrap();
+    let pack = data_pack(&bench, &record, 0);
+    let (there, recorder) = counted(&bench);
+    let image = image(&there.engine().unwrap(), &record);
+    assert!(stream_in_order(&image, 0..64 * CHUNK as u64, &Cancel::default(), &mut |_| Ok(())).is_ok());
+    let log = recorder.take_log();
+    let len = |call: &&Call| call.range.as_ref().map_or(0, |range| range.end - range.start);
+    let fetched: u64 = of_object(&log, &pack).iter().map(len).sum();
+    assert!(fetched > 0 && recorder.expected() == fetched, "{} {log:?}", recorder.expected());
 }
 
 #[test]

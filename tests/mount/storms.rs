@@ -58,6 +58,7 @@ fn fio_verifies_through_the_mount_what_it_laid_into_the_image() {
                 "--bs=16k",
                 "--verify=crc32c",
                 "--verify_fatal=1",
+                "--verify_state_save=0",
                 "--ioengine=psync",
             ];
             tool("fio", &[&common[..], how].concat())

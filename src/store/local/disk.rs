@@ -53,6 +53,9 @@ pub trait File: Send + Sync {
     /// Appends to `into` what stands at `at`, at most what `into` has room for; 0 is the end.
     fn read(&self, into: &mut Vec<u8>, at: u64) -> Result<usize>;
 
+    /// Has a range come into memory, if the file system cares to, without waiting for it.
+    fn expect(&self, range: std::ops::Range<u64>);
+
     /// Writes the beginning of `parts` at `at` and says how much of it.
     fn write(&self, parts: &[IoSlice<'_>], at: u64) -> Result<usize>;
 

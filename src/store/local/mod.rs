@@ -122,6 +122,10 @@ impl Store for LocalStore {
         Box::pin(async move { self.0.read(name, range) })
     }
 
+    fn expect(&self, name: &Name, range: Range<u64>) {
+        self.0.expect(name, range);
+    }
+
     fn get_whole<'a>(&'a self, name: &'a Name, len_max: u64) -> Fut<'a, Bytes> {
         Box::pin(async move { self.0.read_whole(name, len_max) })
     }

@@ -43,6 +43,13 @@ impl Directory {
         self.read_open(&open, name, range)
     }
 
+    /// Fails in silence: whoever reads the bytes will hear of it.
+    pub(super) fn expect(&self, name: &Name, range: Range<u64>) {
+        if let Ok(open) = self.opened(name) {
+            open.file.expect(range);
+        }
+    }
+
     pub(super) fn read_whole(&self, name: &Name, len_max: u64) -> Result<Bytes> {
         let open = self.open_object(name)?;
         if open.len > len_max {

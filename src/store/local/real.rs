@@ -51,6 +51,12 @@ impl File for RealFile {
         fs::fsync(&self.0)
     }
 
+    fn expect(&self, range: std::ops::Range<u64>) {
+        let len = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        // Advice, too.
+        let _ = fs::fadvise(&self.0, range.start, len, fs::Advice::WillNeed);
+    }
+
     fn let_go(&self) {
         // Advice: where it is not taken, nothing is lost.
         let _ = fs::fadvise(&self.0, 0, None, fs::Advice::DontNeed);

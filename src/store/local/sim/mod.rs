@@ -260,6 +260,8 @@ impl File for SimNode {
         self.disk.sync(self.node)
     }
 
+    fn expect(&self, _: std::ops::Range<u64>) {}
+
     fn let_go(&self) {}
 }
 
