@@ -70,6 +70,8 @@ pub(super) enum Verb {
     Serve(Serve),
     /// Make a backup of what was written to an overlay
     Overlay(Overlay),
+    /// Make a backup of what was written to a part of a capture
+    Capture(Capture),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
@@ -239,6 +241,10 @@ A target is judged before it is served, as a restore judges it: one that is moun
 to it and was there already is not written again. What a client wrote is on the medium when it has left. A comma in a path is written \\,
 An overlay can be booted from and thrown away; kept in a file, what was flushed outlives any crash, and the same call goes on with it.
 `afterimage overlay commit` makes a backup of it.
+A capture is a backup that is written: what a client does not write stays as in the latest backup of NAME. Whole is what one client wrote or
+zeroed to the last byte; anything less waits for `afterimage capture commit`. Its bytes lie in TMPDIR (else /var/tmp) until then.
+A live restore can be used at once: what was not copied yet comes from the backup, what is written goes to the target. STATE says what is there
+already: after any crash the same call goes on. When it is done the target stands alone, and the state can be removed once it is served no more.
 Prints each export with the URI to paste, then `ready`; stops when it is asked to (SIGTERM, ^C), after what is under way is answered.
 
 Examples:
@@ -249,6 +255,9 @@ Examples:
   afterimage serve --listen unix:/run/vm.sock --overlay try=web01@latest --overlay fix=web01@2026-11-18,keep=/srv/fix.overlay
   qemu-system-x86_64 -drive 'file=nbd+unix:///try?socket=/run/vm.sock,format=raw,if=virtio' ...
   afterimage serve --listen unix:/run/restore.sock --target web01=/dev/vg0/web01-new
+  afterimage -r /srv/backups serve --listen unix:/run/in.sock --capture web01,size=20G
+  qemu-img convert -n -O raw web01.qcow2 'nbd+unix:///web01?socket=/run/in.sock'
+  afterimage -r /srv/backups serve --listen unix:/run/vm.sock --live web01=web01@latest,target=/dev/vg0/web01-new,state=/srv/web01.state
   afterimage serve --listen tcp:0.0.0.0:10809 --target new=/srv/new.img,size=20G,create,exclusive \\
       --tls require --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem --tls-allow web01.example")]
 pub(super) struct Serve {
@@ -261,6 +270,12 @@ pub(super) struct Serve {
     /// A backup that clients may write to, with the writes beside it: in FILE, or gone at the end: NAME=BACKUP[,keep=FILE]
     #[arg(long = "overlay", value_name = "NAME=BACKUP")]
     pub(super) overlays: Vec<String>,
+    /// A volume that becomes a backup of NAME when all of it was written: NAME[,size=S]
+    #[arg(long = "capture", value_name = "NAME")]
+    pub(super) captures: Vec<String>,
+    /// A backup that is copied onto a file or device while clients use it: NAME=BACKUP,target=PATH,state=FILE
+    #[arg(long = "live", value_name = "NAME=BACKUP")]
+    pub(super) lives: Vec<String>,
     /// Mount the backups there as well
     #[arg(long, value_name = "MOUNTPOINT")]
     pub(super) mount: Option<PathBuf>,
@@ -321,6 +336,31 @@ Examples:
         /// A label
         #[arg(long = "tag", value_name = "K=V")]
         tags: Vec<String>,
+        /// The control socket of the server, where it is not the usual one
+        #[arg(long, value_name = "PATH")]
+        control: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Capture {
+    #[command(subcommand)]
+    pub(super) verb: CaptureVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaptureVerb {
+    /// Back up a capture of which only a part was written; the rest is as in the backup before it, or zero
+    #[command(after_help = "\
+A capture that one client has written whole needs no such word. The client has to have left.
+
+Examples:
+  afterimage serve --listen unix:/run/in.sock --capture web01,size=20G &
+  qemu-io -f raw -c 'write 1M 64k' 'nbd+unix:///web01?socket=/run/in.sock'
+  afterimage capture commit web01")]
+    Commit {
+        /// The name under which it is served, which is that of its backups
+        name: String,
         /// The control socket of the server, where it is not the usual one
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,

@@ -6,6 +6,7 @@
 //! The socket lies in the user's runtime directory, named after what is served, and nobody else may open it.
 
 use crate::error::{Context, Error, Kind, Result};
+use serde_json::Value;
 use std::fs::{self, DirBuilder};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -112,6 +113,25 @@ pub(super) fn ask(path: &Path, request: &str) -> Result<String> {
     match answer.strip_prefix("error: ") {
         Some(why) => Err(Error::new(Kind::Unsupported, format!("{}: {}", what(), why.trim_end()))),
         None => Ok(answer),
+    }
+}
+
+/// The one server of this user that can answer a request, or the one at `path`, and its answer; `what` is asked for, in words.
+pub(super) fn ask_whom(path: Option<&Path>, request: &str, what: &str) -> Result<(PathBuf, Value)> {
+    let paths = path.map_or_else(all_paths, |path| vec![path.to_owned()]);
+    let answer = |path: PathBuf| {
+        let answer = ask(&path, request).ok()?;
+        Some((path, serde_json::from_str(&answer).ok()?))
+    };
+    let mut found: Vec<(PathBuf, Value)> = paths.into_iter().filter_map(answer).collect();
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (Some(_), _) => {
+            let words = format!("several servers have {what}");
+            Err(Error::new(Kind::Usage, words).hint("say which one with --control"))
+        }
+        (None, _) => Err(Error::new(Kind::Missing, format!("no server of yours has {what}"))
+            .hint("afterimage stats shows what is served; --control names a server's socket")),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod args;
 mod backup;
+mod capture;
 mod cat;
 mod check;
 mod context;
@@ -66,6 +67,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Restore(args) => restore::run(&context, &args),
         Verb::Serve(args) => serve::run(&context, &args),
         Verb::Overlay(args) => overlay::run(&context, args),
+        Verb::Capture(args) => capture::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),

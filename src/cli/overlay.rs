@@ -62,25 +62,20 @@ struct Found {
 
 /// Asks this user's servers.
 fn find(name: &str, control: Option<&Path>) -> Result<Found> {
-    let paths = control.map_or_else(control::all_paths, |path| vec![path.to_owned()]);
-    let request = format!("overlay {name}");
-    let answers = paths.iter().filter_map(|path| control::ask(path, &request).ok());
-    let mut found: Vec<Found> = answers.filter_map(|answer| read(&answer)).collect();
-    match (found.pop(), found.len()) {
-        (Some(one), 0) => Ok(one),
-        (Some(_), _) => Err(Error::new(Kind::Usage, format!("several servers have an overlay {name:?}"))
-            .hint("say which one with --control")),
-        (None, _) => Err(Error::new(Kind::Missing, format!("no server of yours has an overlay {name:?}"))
-            .hint("give the file of an overlay that was kept, or the server's socket with --control")),
-    }
-}
-
-fn read(answer: &str) -> Option<Found> {
-    let facts: Value = serde_json::from_str(answer).ok()?;
-    let uris: Vec<&str> = facts["uris"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let (path, facts) =
+        control::ask_whom(control, &format!("overlay {name}"), &format!("an overlay {name:?}")).map_err(
+            |error| match error.kind() {
+                Kind::Missing => error
+                    .hint("give the file of an overlay that was kept, or the server's socket with --control"),
+                _ => error,
+            },
+        )?;
+    let unclear = || Error::new(Kind::Unsupported, format!("{}: its answer is not clear", path.display()));
+    let uris: Vec<&str> = facts["uris"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     // On this machine a unix socket asks for no certificate.
-    let uri = uris.iter().find(|uri| uri.contains("+unix:")).or(uris.first())?;
-    Some(Found { uri: (*uri).to_owned(), base: facts["base"].as_str()?.to_owned() })
+    let uri = uris.iter().find(|uri| uri.contains("+unix:")).or(uris.first()).ok_or_else(unclear)?;
+    let base = facts["base"].as_str().ok_or_else(unclear)?;
+    Ok(Found { uri: (*uri).to_owned(), base: base.to_owned() })
 }
 
 /// Serves an overlay's file to ourselves, by a socket that nobody else gets to.

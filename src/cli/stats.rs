@@ -67,8 +67,33 @@ fn page_of_server(stats: &Value) -> String {
         let size = |key: &str| format!("{:>12}", units::size(export[key].as_u64().unwrap_or(0)));
         let sizes = ["read_bytes", "written_bytes", "zeroed_bytes", "spared_bytes"].map(size).concat();
         let _fits = writeln!(out, "{name:<24}{:>12}{sizes}", export["connections"].to_string());
+        if let Some(line) = line_of_capture(&export["capture"]).or_else(|| line_of_live(&export["live"])) {
+            let _fits = writeln!(out, "  {line}");
+        }
     }
     out
+}
+
+fn line_of_capture(facts: &Value) -> Option<String> {
+    let state = facts["state"].as_str()?;
+    let of = |key: &str| units::size(facts[key].as_u64().unwrap_or(0));
+    let mut line = format!("{state}: {} of {} written", of("written"), of("size"));
+    if state == "partial" {
+        line += "; waits for `afterimage capture commit`";
+    }
+    if let Some(why) = facts["error"].as_str() {
+        line += &format!("; no backup: {}", units::plain(why));
+    } else if let Some(id) = facts["backup"]["id"].as_str() {
+        line += &format!("; last backup {id}");
+    }
+    Some(line)
+}
+
+fn line_of_live(facts: &Value) -> Option<String> {
+    let state = facts["state"].as_str()?;
+    let of = |key: &str| units::size(facts[key].as_u64().unwrap_or(0));
+    let trouble = facts["trouble"].as_str().map(|why| format!("; {}", units::plain(why))).unwrap_or_default();
+    Some(format!("{state}: {} of {} on the target{trouble}", of("present"), of("size")))
 }
 
 fn page(stats: &Value) -> String {

@@ -7,8 +7,11 @@
 mod answer;
 pub mod backup;
 pub mod blockmap;
+pub mod capture;
 pub mod elide;
 pub mod house;
+mod layer;
+pub mod live;
 pub mod overlay;
 mod seat;
 pub mod target;

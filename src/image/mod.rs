@@ -132,7 +132,7 @@ impl Image {
     }
 
     /// The same for who is in no hurry and reads everything once: nobody else waits longer or loses what is hot.
-    async fn read_aside(&self, offset: u64, len: usize) -> Result<Vec<Part>> {
+    pub async fn read_aside(&self, offset: u64, len: usize) -> Result<Vec<Part>> {
         self.read_as(offset, len, Urgency::Soon, Hint::Scan).await
     }
 

@@ -14,6 +14,7 @@ pub mod names;
 mod objects;
 mod open;
 pub mod packs;
+pub mod pins;
 pub mod refs;
 pub mod segments;
 pub mod state;

@@ -1,9 +1,12 @@
 //! What a running server answers on its control socket: what clients did with each export, and what that cost.
 
+use super::offers::More;
 use super::{Line, Serving};
 use crate::cli::figures::{Figure, escape, of_engine, rooms};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::exports::capture::CaptureExport;
+use crate::exports::live::LiveExport;
 use crate::exports::watch::{METRICS, Traffic};
 use crate::image::Engine;
 use serde_json::{Map, Value, json};
@@ -18,6 +21,8 @@ pub(super) struct Figures {
     engine: Option<Arc<Engine>>,
     /// What each overlay is called, the backup that it lies on, and where it can be read.
     overlays: Vec<(String, Value)>,
+    captures: Vec<(String, Arc<CaptureExport>)>,
+    lives: Vec<(String, Arc<LiveExport>)>,
 }
 
 impl Figures {
@@ -25,14 +30,25 @@ impl Figures {
         let of = |one: &super::Offered| (one.kind, one.name.as_str().to_owned(), Arc::clone(&one.traffic));
         let backups = serving.backups.iter().map(|all| ("backups", String::new(), Arc::clone(all.traffic())));
         let overlays = serving.offered.iter().filter_map(|one| {
-            let (name, base) = (one.name.as_str(), one.base.as_ref()?);
+            let More::Overlay(base) = &one.more else { return None };
+            let name = one.name.as_str();
             let places =
                 lines.iter().filter(|line| matches!(&line.what, super::What::Export(of) if of == name));
             let places: Vec<&str> = places.map(|line| line.place.as_str()).collect();
             Some((name.to_owned(), json!({ "base": base, "uris": places })))
         });
+        let (mut captures, mut lives) = (Vec::new(), Vec::new());
+        for one in &serving.offered {
+            match &one.more {
+                More::Capture(capture) => captures.push((one.name.to_string(), Arc::clone(capture))),
+                More::Live(live) => lives.push((one.name.to_string(), Arc::clone(live))),
+                More::Nothing | More::Overlay(_) => {}
+            }
+        }
         Figures {
             overlays: overlays.collect(),
+            captures,
+            lives,
             since: clock::now(),
             places: lines.iter().map(Line::json).collect(),
             exports: serving.offered.iter().map(of).chain(backups).collect(),
@@ -51,8 +67,30 @@ impl Figures {
                 let missing = || Error::new(Kind::Missing, format!("no overlay {name:?} is served here"));
                 found.map(|(_, facts)| format!("{facts}\n")).ok_or_else(missing)
             }
+            other if other.starts_with("capture ") => {
+                Ok(format!("{}\n", self.capture(&other["capture ".len()..])?.facts()))
+            }
+            other if other.starts_with("commit ") => {
+                let begun = self.capture(&other["commit ".len()..])?.commit()?;
+                Ok(format!("{}\n", json!({ "begun": begun })))
+            }
             other => Err(Error::new(Kind::Usage, format!("a server does not know the request {other:?}"))),
         }
+    }
+
+    fn capture(&self, name: &str) -> Result<&CaptureExport> {
+        let found = self.captures.iter().find(|(known, _)| known == name);
+        let missing = || Error::new(Kind::Missing, format!("no capture {name:?} is served here"));
+        found.map(|(_, capture)| &**capture).ok_or_else(missing)
+    }
+
+    /// What only a capture or a live restore has to tell.
+    fn more(&self, name: &str) -> Option<(&'static str, Value)> {
+        let capture = self.captures.iter().find(|(known, _)| known == name);
+        let live = self.lives.iter().find(|(known, _)| known == name);
+        capture
+            .map(|(_, capture)| ("capture", capture.facts()))
+            .or_else(|| live.map(|(_, live)| ("live", live.facts())))
     }
 
     fn json(&self) -> Value {
@@ -63,6 +101,9 @@ impl Figures {
             let _new = all.insert("kind".into(), json!(kind));
             if *kind != "backups" {
                 let _new = all.insert("name".into(), json!(name));
+            }
+            if let Some((key, facts)) = self.more(name).filter(|_| *kind != "backups") {
+                let _new = all.insert(key.into(), facts);
             }
             Value::Object(all)
         };

@@ -150,10 +150,14 @@ impl Serving {
     async fn until(self, context: &Context, server: Server, mut stop: Stop) -> Result<u8> {
         stop.asked().await;
         let _unheard = systemd::stopping();
+        let mount = self.mount;
         let unmounted = tokio::task::spawn_blocking(move || {
-            self.mount.map(|(mount, _control)| mount.unmount().map_err(|why| mount::of_mount_error(&why)))
+            mount.map(|(mount, _control)| mount.unmount().map_err(|why| mount::of_mount_error(&why)))
         });
         let stopped = server.stop(DRAIN).await;
+        for one in &self.offered {
+            one.stop().await?;
+        }
         if stopped.cut_off > 0 {
             let seconds = DRAIN.as_secs();
             context.say(format!(

@@ -4,7 +4,9 @@ use crate::cli::args::Serve;
 use crate::cli::units::parse_size;
 use crate::cli::words::Named;
 use crate::error::{Error, Kind, Result};
+use crate::exports::capture::{self, CaptureExport};
 use crate::exports::house::Backups;
+use crate::exports::live::{self, LiveExport};
 use crate::exports::overlay::{self, OverlayExport};
 use crate::exports::target::{self, TargetExport};
 use crate::exports::watch::Traffic;
@@ -20,6 +22,8 @@ pub(super) struct Offers(Vec<(Name, Wanted)>);
 enum Wanted {
     Target(target::Offer),
     Overlay(overlay::Offer),
+    Capture(capture::Offer),
+    Live(live::Offer),
 }
 
 /// An export that was named with the call.
@@ -28,8 +32,16 @@ pub(super) struct Offered {
     pub(super) kind: &'static str,
     pub(super) export: Arc<dyn Export>,
     pub(super) traffic: Arc<Traffic>,
-    /// The backup that it lies on, if it is an overlay.
-    pub(super) base: Option<String>,
+    pub(super) more: More,
+}
+
+/// What else is to be known and done, by kind.
+pub(super) enum More {
+    Nothing,
+    /// The backup that an overlay lies on.
+    Overlay(String),
+    Capture(Arc<CaptureExport>),
+    Live(Arc<LiveExport>),
 }
 
 impl Offers {
@@ -37,7 +49,9 @@ impl Offers {
     pub(super) fn read(args: &Serve) -> Result<Offers> {
         let targets = args.targets.iter().map(|text| target(text));
         let overlays = args.overlays.iter().map(|text| overlay(text));
-        let offers = targets.chain(overlays).collect::<Result<Vec<_>>>()?;
+        let captures = args.captures.iter().map(|text| capture(text));
+        let lives = args.lives.iter().map(|text| live(text));
+        let offers = targets.chain(overlays).chain(captures).chain(lives).collect::<Result<Vec<_>>>()?;
         for (number, (name, _)) in offers.iter().enumerate() {
             if offers[..number].iter().any(|(before, _)| before == name) {
                 return Err(Error::new(Kind::Usage, format!("two exports have the name \"{name}\"")));
@@ -58,24 +72,94 @@ impl Offers {
     ) -> Result<Vec<Offered>> {
         let mut open = Vec::with_capacity(self.0.len());
         for (name, wanted) in self.0 {
-            open.push(match (wanted, backups) {
-                (Wanted::Target(offer), _) => {
-                    let target = TargetExport::open(&name, &offer, repository)?;
+            let of_repository = || {
+                let words = format!("--{} {name}: it rests on backups", wanted.word());
+                let missing = || Error::new(Kind::Usage, words).hint("give a repository with -r");
+                backups.ok_or_else(missing)
+            };
+            open.push(match &wanted {
+                Wanted::Target(offer) => {
+                    let target = TargetExport::open(&name, offer, repository)?;
                     let traffic = Arc::clone(target.traffic());
-                    Offered { name, kind: "target", export: Arc::new(target), traffic, base: None }
+                    Offered { name, kind: "target", export: Arc::new(target), traffic, more: More::Nothing }
                 }
-                (Wanted::Overlay(offer), Some(backups)) => {
-                    let overlay = OverlayExport::open(&offer, backups, repository).await?;
-                    let (traffic, base) = (Arc::clone(overlay.traffic()), Some(overlay.base()));
-                    Offered { name, kind: "overlay", export: Arc::new(overlay), traffic, base }
+                Wanted::Overlay(offer) => {
+                    let overlay = OverlayExport::open(offer, of_repository()?, repository).await?;
+                    let (traffic, more) = (Arc::clone(overlay.traffic()), More::Overlay(overlay.base()));
+                    Offered { name, kind: "overlay", export: Arc::new(overlay), traffic, more }
                 }
-                (Wanted::Overlay(_), None) => {
-                    let words = format!("--overlay {name}: an overlay lies on a backup");
-                    return Err(Error::new(Kind::Usage, words).hint("give a repository with -r"));
+                Wanted::Capture(offer) => {
+                    let capture = Arc::new(CaptureExport::open(&name, offer, of_repository()?).await?);
+                    let (traffic, more) =
+                        (Arc::clone(capture.traffic()), More::Capture(Arc::clone(&capture)));
+                    Offered { name, kind: "capture", export: capture, traffic, more }
+                }
+                Wanted::Live(offer) => {
+                    let live = LiveExport::open(&name, offer, of_repository()?, repository).await?;
+                    let live = Arc::new(live);
+                    let (traffic, more) = (Arc::clone(live.traffic()), More::Live(Arc::clone(&live)));
+                    Offered { name, kind: "live", export: live, traffic, more }
                 }
             });
         }
         Ok(open)
+    }
+}
+
+impl Wanted {
+    fn word(&self) -> &'static str {
+        match self {
+            Wanted::Target(_) => "target",
+            Wanted::Overlay(_) => "overlay",
+            Wanted::Capture(_) => "capture",
+            Wanted::Live(_) => "live",
+        }
+    }
+}
+
+impl Offered {
+    /// Ends what goes on by itself: a backup that was begun is made, a copier stops where it is.
+    pub(super) async fn stop(&self) -> Result<()> {
+        match &self.more {
+            More::Nothing | More::Overlay(_) => Ok(()),
+            More::Capture(capture) => {
+                capture.stop().await;
+                Ok(())
+            }
+            More::Live(live) => live.stop().await,
+        }
+    }
+}
+
+fn capture(text: &str) -> Result<(Name, Wanted)> {
+    let off = |why: String| Error::new(Kind::Usage, format!("--capture {text}: {why}"));
+    let (name, size) = match text.split_once(',') {
+        None => (text, None),
+        Some((name, size)) => {
+            let size = size.strip_prefix("size=").ok_or_else(|| off(format!("{size:?} is not size=S")))?;
+            (name, Some(parse_size(size).map_err(off)?))
+        }
+    };
+    let name = Name::new(name).map_err(|why| off(format!("the name: {why}")))?;
+    Ok((name, Wanted::Capture(capture::Offer { size })))
+}
+
+fn live(text: &str) -> Result<(Name, Wanted)> {
+    let off = |why: String| Error::new(Kind::Usage, format!("--live {text}: {why}"));
+    let Named { name, value: backup, options } = Named::read(text)?;
+    let name = Name::new(&name).map_err(|why| off(format!("the name: {why}")))?;
+    let (mut target, mut state) = (None, None);
+    for (key, value) in options {
+        let value = value.filter(|value| !value.is_empty());
+        match (key.as_str(), value) {
+            ("target", Some(path)) => target = Some(path.into()),
+            ("state", Some(path)) => state = Some(path.into()),
+            (key, _) => return Err(off(format!("{key:?} is not one of target=PATH, state=FILE"))),
+        }
+    }
+    match (target, state) {
+        (Some(target), Some(state)) => Ok((name, Wanted::Live(live::Offer { backup, target, state }))),
+        _ => Err(off("target=PATH and state=FILE are both needed".to_owned())),
     }
 }
 
@@ -133,6 +217,30 @@ mod tests {
         assert!(matches!(offer, Wanted::Overlay(offer) if offer == wanted));
         for wrong in ["try", "try=", "try=web01,keep", "try=web01,keep=", "try=web01,size=1"] {
             assert_eq!(overlay(wrong).unwrap_err().kind(), Kind::Usage, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn captures_and_live_restores_are_read_as_the_contract_has_them() {
+        let size_of = |text| match capture(text).unwrap() {
+            (name, Wanted::Capture(offer)) if name.as_str() == "web01" => offer.size,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((size_of("web01"), size_of("web01,size=20G")), (None, Some(20 << 30)));
+        for wrong in ["web01,20G", "web01,size=", "web01,size=1,size=2", "web01,keep=/x"] {
+            assert_eq!(capture(wrong).unwrap_err().kind(), Kind::Usage, "{wrong}");
+        }
+        let (name, offer) = live(r"vm=web01@latest/disk.img,target=/srv/a\,b,state=/srv/s").unwrap();
+        let wanted = live::Offer {
+            backup: "web01@latest/disk.img".into(),
+            target: "/srv/a,b".into(),
+            state: "/srv/s".into(),
+        };
+        assert!(name.as_str() == "vm" && matches!(offer, Wanted::Live(offer) if offer == wanted));
+        for wrong in
+            ["vm=web01", "vm=web01,target=/a", "vm=web01,state=/s", "vm=web01,target=/a,state=", "vm"]
+        {
+            assert_eq!(live(wrong).unwrap_err().kind(), Kind::Usage, "{wrong}");
         }
     }
 }

@@ -219,6 +219,14 @@ impl BlockMap {
         }
     }
 
+    /// Bytes of blocks that are here or zero.
+    pub fn written_bytes(&self) -> u64 {
+        let some = |page: &Held| {
+            page.states.iter().map(|byte| u64::from(((byte | (byte >> 1)) & 0x55).count_ones())).sum::<u64>()
+        };
+        self.pages.values().map(some).sum::<u64>() * self.block()
+    }
+
     /// Bytes of blocks that are here.
     pub fn present_bytes(&self) -> u64 {
         let ones =
