@@ -340,6 +340,11 @@ Examples:
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,
     },
+    /// Remove the file of an overlay that is not served now, with all that was written to it; its backup may then be forgotten
+    Remove {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

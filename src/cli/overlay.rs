@@ -1,4 +1,6 @@
-//! `overlay commit`: what was written to an overlay becomes a backup whose parent is the one that it lies on.
+//! `overlay commit` and `overlay remove`.
+//!
+//! A commit: what was written to an overlay becomes a backup whose parent is the one that it lies on.
 //!
 //! The overlay is a source like any other NBD export, of which only what its bitmap calls written is read. One that is served now is found by
 //! the control sockets of this user's servers; the file of one that is not is served to ourselves for as long as it takes.
@@ -25,7 +27,14 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
-    let OverlayVerb::Commit { overlay, name, tags, control } = args.verb;
+    let (overlay, name, tags, control) = match args.verb {
+        OverlayVerb::Commit { overlay, name, tags, control } => (overlay, name, tags, control),
+        OverlayVerb::Remove { file } => {
+            let repository = context.repository()?;
+            context.runtime().block_on(OverlayExport::remove(&file, &repository))?;
+            return Ok(0);
+        }
+    };
     let commit = |found: &Found| {
         let (backup, item) = found.base.split_once('/').unwrap_or((&found.base, "disk.img"));
         let separator = if found.uri.contains('?') { '&' } else { '?' };

@@ -1,4 +1,4 @@
-//! `show`: a backup's record.
+//! `show`: a backup's record, and what rests on it.
 
 use super::args::Show;
 use super::context::Context;
@@ -6,18 +6,27 @@ use super::units;
 use crate::error::Result;
 use crate::format::record::{Content, Record};
 use crate::format::shown::to_json;
+use crate::repo::pins::Pin;
 use crate::repo::refs::Reference;
+use serde_json::json;
 use std::fmt::Write;
 
 pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
     let repository = context.repository()?;
     let reference = Reference::parse(&args.backup)?;
     let record = context.runtime().block_on(repository.find(&reference))?;
-    context.print(|| to_json(&record), || page(&record))?;
+    let pins = context.runtime().block_on(repository.pins())?;
+    let pins: Vec<Pin> = pins.into_iter().map(|(_, pin)| pin).filter(|pin| pin.backup == record.id).collect();
+    let json = || {
+        let mut json = to_json(&record);
+        json["pins"] = json!(pins);
+        json
+    };
+    context.print(json, || page(&record, &pins))?;
     Ok(0)
 }
 
-fn page(record: &Record) -> String {
+fn page(record: &Record, pins: &[Pin]) -> String {
     let mut out = String::new();
     let mut line = |what: &str, value: &str| {
         let _fits = writeln!(out, "{what:<12}{}", units::plain(value));
@@ -53,6 +62,9 @@ fn page(record: &Record) -> String {
                 "the source was written to while it was read: it may hold parts of different moments",
             );
         }
+    }
+    for pin in pins {
+        line("needed by", &format!("{} on {}, since {}", pin.by, pin.host, pin.since));
     }
     let stats = &record.stats;
     let (read, new, stored) =

@@ -66,6 +66,8 @@ pub struct ImageItem {
     pub allocated: u64,
     /// The top of its map.
     pub root: Root,
+    /// What it was read from, as its record names it.
+    pub source: Option<Box<str>>,
 }
 
 impl Backup {
@@ -76,7 +78,8 @@ impl Backup {
         let images = record.items.iter().filter_map(|item| match &item.content {
             Content::Image { size, allocated, root, .. } => {
                 let name = apart(&escape_item(&item.name), "%~", |name| names.insert(name.to_owned()));
-                Some(ImageItem { name, size: *size, allocated: (*allocated).min(*size), root: *root })
+                let source = item.source.get("name").and_then(|name| name.as_str()).map(Box::from);
+                Some(ImageItem { name, size: *size, allocated: (*allocated).min(*size), root: *root, source })
             }
             Content::Tree { .. } => None,
         });

@@ -1,4 +1,4 @@
-//! What `serve` offers, through the built command and other people's clients: backups, targets, overlays.
+//! What `serve` offers, through the built command and other people's clients: backups, targets, overlays, captures, live restores.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,9 +7,12 @@ mod common;
 mod servers;
 
 mod backups;
+mod captures;
 mod kills;
+mod lives;
 mod model;
 mod overlays;
 mod shell;
 mod targets;
+mod torture;
 mod trouble;

@@ -34,7 +34,7 @@ impl Look for Fixed {
 fn known(record: &Record) -> Known {
     let images = record.items.iter().filter_map(|item| match item.content {
         Content::Image { size, allocated, root, .. } => {
-            Some(KnownImage { name: item.name.clone(), size, allocated, root })
+            Some(KnownImage { name: item.name.clone(), size, allocated, root, source: None })
         }
         Content::Tree { .. } => None,
     });

@@ -128,6 +128,27 @@ fn a_committed_overlay_is_a_backup_whose_parent_it_lay_on_and_only_what_was_writ
 }
 
 #[test]
+fn d7_the_backup_under_a_kept_overlay_is_pinned_until_the_overlay_is_removed() {
+    let (sand, _, id) = one(36);
+    let path = sand.at("fix.overlay");
+    let pins = || sand.done(&["--json", "show", &id]).json()["pins"].as_array().map_or(0, Vec::len);
+    let server = serve(&sand, "try=vm");
+    let _ = server.stop().expect_code(0);
+    assert_eq!(pins(), 0, "one that is thrown away pins nothing for longer than it lives");
+    for _ in 0..2 {
+        let server = serve(&sand, &format!("fix=vm,keep={path}"));
+        assert_eq!(pins(), 1);
+        let _ = sand.ends(4, &["overlay", "remove", &path]);
+        let _ = server.stop().expect_code(0);
+    }
+    let _ = sand.ends(4, &["overlay", "remove", &sand.at("disk.img")]);
+    assert!(sand.done(&["show", "vm"]).text().contains("needed by"));
+    let _ = sand.done(&["overlay", "remove", &path]);
+    assert!(pins() == 0 && !std::path::Path::new(&path).exists());
+    let _ = sand.ends(1, &["overlay", "remove", &path]);
+}
+
+#[test]
 fn files_that_are_not_this_overlays_are_refused_untouched() {
     let (sand, _, _) = one(34);
     let listen = format!("unix:{}", sand.at("s"));

@@ -1,14 +1,27 @@
-//! The kernel's own NBD client, in a guest: the script that anyone can run, run here.
+//! Guests: the kernel's own NBD client, and a Debian that boots from backups. The scripts that anyone can run, run here.
 
 use crate::common::{run, skipped};
+use crate::disks::debian_disk;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 #[test]
 fn n16_the_kernels_client_makes_a_file_system_on_a_target_and_finds_it_whole() {
-    let mut guest = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/guest"));
-    let _ = guest.arg(env!("CARGO_BIN_EXE_afterimage")).stdin(Stdio::null());
-    let output = run(guest, Duration::from_secs(420)).expect_code(0);
+    works("guest", Duration::from_secs(420));
+}
+
+#[test]
+fn n13_a_debian_boots_from_an_overlay_from_its_commit_and_from_a_live_restore_whose_server_is_killed() {
+    let Some(disk) = debian_disk() else { return };
+    drop(disk);
+    works("boot", Duration::from_secs(2400));
+}
+
+/// Runs a script of ours with the built command to its last line.
+fn works(script: &str, within: Duration) {
+    let mut command = Command::new(format!("{}/scripts/{script}", env!("CARGO_MANIFEST_DIR")));
+    let _ = command.arg(env!("CARGO_BIN_EXE_afterimage")).stdin(Stdio::null());
+    let output = run(command, within).expect_code(0);
     match output.text().trim().strip_prefix("SKIPPED ") {
         Some(reason) => skipped(reason),
         None => assert!(output.text().contains("all of it worked"), "{output}"),

@@ -5,6 +5,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../nbd/servers.rs"]
+#[allow(dead_code)] // made for the tests of NBD, which use all of it
+mod servers;
+#[path = "../exports/shell.rs"]
+mod shell;
+#[path = "../exports/torture.rs"]
+mod torture;
+
 #[path = "../mount/kernel.rs"]
 mod kernel;
 #[path = "../mount/ordinary.rs"]
@@ -17,6 +25,7 @@ mod tools;
 mod world;
 
 mod disks;
+mod exports;
 mod guest;
 mod kills;
 mod many;

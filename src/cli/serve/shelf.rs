@@ -59,6 +59,7 @@ fn known(shown: &Shown) -> Known {
         size: image.size,
         allocated: image.allocated,
         root: image.root,
+        source: image.source.clone(),
     });
     Known {
         id: shown.backup.id,

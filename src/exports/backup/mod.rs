@@ -32,6 +32,8 @@ const SINCE_MAX: usize = 60;
 const STATUS_SPAN: u64 = 4 << 30;
 /// Extents in one answer; clients ask on.
 const EXTENTS_MAX: usize = 4096;
+/// So much of a source's name is told in one line.
+const SOURCE_SHOWN_MAX: usize = 200;
 /// What a hint fetches at a time, and at most.
 const CACHE_STEP: u64 = 1 << 20;
 const CACHE_MAX: u64 = 32 << 20;
@@ -94,8 +96,10 @@ impl BackupExport {
 pub fn describe(pick: &Pick<'_>) -> String {
     let (backup, image) = (pick.backup, pick.image());
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let source = image.source.as_deref().unwrap_or("somewhere");
+    let shown: String = source.escape_debug().take(SOURCE_SHOWN_MAX).collect();
     format!(
-        "backup {} of {} at {}: {}, {:.2} GiB, {:.2} GiB of it data",
+        "backup {} of {} at {}: {}, {:.2} GiB, {:.2} GiB of it data, read from {shown}",
         &backup.id.to_string()[..8],
         backup.name,
         backup.time,

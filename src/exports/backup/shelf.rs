@@ -36,6 +36,8 @@ pub struct KnownImage {
     pub allocated: u64,
     /// The top of its map.
     pub root: Root,
+    /// What it was read from.
+    pub source: Option<Box<str>>,
 }
 
 /// All backups at one moment.
@@ -178,6 +180,7 @@ pub(crate) mod tests {
             size: 1 << 30,
             allocated: 5,
             root: *sample().items[0].root(),
+            source: None,
         };
         Known {
             id: BackupId([id; 16]),

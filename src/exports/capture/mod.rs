@@ -369,7 +369,8 @@ impl Capture {
 fn known(record: &Record) -> Known {
     let images = record.items.iter().filter_map(|item| match &item.content {
         Content::Image { size, allocated, root, .. } => {
-            Some(KnownImage { name: item.name.clone(), size: *size, allocated: *allocated, root: *root })
+            let (name, source) = (item.name.clone(), None);
+            Some(KnownImage { name, size: *size, allocated: *allocated, root: *root, source })
         }
         _ => None,
     });

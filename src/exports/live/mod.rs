@@ -16,12 +16,10 @@ use super::house::Backups;
 use super::layer::below::Below;
 use super::layer::side::{self, Found, Side};
 use super::layer::{Flags, Layer};
+use super::pinned::{pin, unpin};
 use super::watch::Traffic;
-use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::ObjectId;
 use crate::repo::Repository;
-use crate::repo::pins::Pin;
 use crate::restore::target::facts::What;
 use crate::restore::target::{Guarded, Held, Wish, hold};
 use afterimage_nbd::export::{Answer, BlockSizes, Export, Extent, Info, Name, Parts, Peer, Zeroing};
@@ -66,7 +64,8 @@ struct Live {
     guest: Guest,
     copy: Copying,
     repository: Arc<Repository>,
-    pin: ObjectId,
+    /// The id of the map and of the pin.
+    pin: [u8; 16],
     /// How many pieces of a hole are settled at once: where that costs nothing, all.
     holes_at_once: u64,
 }
@@ -138,12 +137,13 @@ impl LiveExport {
             guest: Guest { began: Instant::now(), under_way: AtomicUsize::new(0), last: AtomicU64::new(0) },
             copy: Copying::default(),
             repository: Arc::clone(backups.engine().repository()),
-            pin: ObjectId(header.id),
+            pin: header.id,
             holes_at_once: if fresh { 1 << 20 } else { 1 },
         });
         let copier = match backup {
             Some(backup) if !live.is_complete() => {
-                live.pin(&backup, &offer.state).await;
+                let by = format!("{}, state {}", live.shown, offer.state.display());
+                pin(&live.repository, live.pin, backup.id(), by).await;
                 Some(tokio::spawn(copier::copy(Arc::clone(&live), backup)))
             }
             _ => {
@@ -310,31 +310,12 @@ impl Live {
         is_complete(self.layer.side())
     }
 
-    /// Pins the backup. A repository that can't be written to is no reason not to restore from it.
-    async fn pin(&self, backup: &BackupExport, state: &Path) {
-        let pin = Pin {
-            backup: backup.id(),
-            by: format!("{}, state {}", self.shown, state.display()),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            since: clock::now_in_seconds(),
-        };
-        if let Err(error) = self.repository.pin(self.pin, &pin).await {
-            tracing::warn!(
-                "{}: {error}; do not remove the backup {} before it is done",
-                self.shown,
-                pin.backup
-            );
-        }
-    }
-
     /// All of it is on the target: says so, and lets the backup go.
     async fn finish(&self) {
         self.copy.done.store(true, Relaxed);
         *self.copy.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::info!(target: AUDIT, "{}: done, the target stands alone", self.shown);
-        if let Err(error) = self.repository.unpin(self.pin).await {
-            tracing::warn!("{}: {error}; the backup stays pinned", self.shown);
-        }
+        unpin(&self.repository, self.pin, &self.shown).await;
     }
 
     /// A request of the guest, for as long as what is returned lives.

@@ -9,8 +9,10 @@ use super::house::Backups;
 use super::layer::below::Below;
 use super::layer::side::{self, Found, Side};
 use super::layer::{Flags, Layer};
+use super::pinned::{pin, unpin};
 use super::watch::Traffic;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::repo::Repository;
 use crate::repo::refs::{Reference, Which};
 use afterimage_nbd::export::{Answer, BlockSizes, Export, Extent, Info, Parts, Peer, Zeroing};
 use afterimage_nbd::server::AUDIT;
@@ -54,12 +56,12 @@ impl OverlayExport {
             Found::Blank(file) => {
                 let base = asked?;
                 let side = Side::begin(file, path, size, note_of(&base))?;
-                Ok(OverlayExport::over(base, side, Some(path)))
+                Ok(OverlayExport::kept(base, side, path).await)
             }
             Found::Used(file, header) => {
                 let base = backups.find(&reference_in(&header.note, path, backups)?).await?;
                 agree(offer, path, asked.ok(), &base)?;
-                OverlayExport::resume(base, file, header, path)
+                OverlayExport::resume(base, file, header, path).await
             }
         }
     }
@@ -73,18 +75,50 @@ impl OverlayExport {
             }
             Found::Used(file, header) => {
                 let base = backups.find(&reference_in(&header.note, path, backups)?).await?;
-                OverlayExport::resume(base, file, header, path)
+                OverlayExport::resume(base, file, header, path).await
             }
         }
     }
 
-    fn resume(base: Arc<BackupExport>, file: File, header: Header, path: &Path) -> Result<OverlayExport> {
+    /// Removes the one that is kept at `path` with all that was written to it; its backup is pinned no more.
+    pub async fn remove(path: &Path, repository: &Repository) -> Result<()> {
+        let what = || format!("remove the overlay {}", path.display());
+        if !path.try_exists().context(what)? {
+            return Err(Error::new(Kind::Missing, format!("{}: there is no such file", what())));
+        }
+        // Held until it is gone: nobody serves it meanwhile.
+        let found = side::find(path, "overlay", 0, None)?;
+        let Found::Used(_held, header) = found else {
+            return Err(Error::new(Kind::Refused, format!("{}: it is no overlay, or an empty one", what())));
+        };
+        let note: Value = serde_json::from_slice(&header.note).unwrap_or_default();
+        if note["repository"] != json!(repository.id()) || !note["overlay"].is_string() {
+            let words = format!("{}: it is no overlay on a backup of this repository", what());
+            return Err(Error::new(Kind::Refused, words));
+        }
+        std::fs::remove_file(path).context(what)?;
+        unpin(repository, header.id, &path.display().to_string()).await;
+        Ok(())
+    }
+
+    async fn resume(
+        base: Arc<BackupExport>,
+        file: File,
+        header: Header,
+        path: &Path,
+    ) -> Result<OverlayExport> {
         if base.info().size != header.size {
             let words = format!("open the overlay {}: it is of another size than its backup", path.display());
             return Err(Error::new(Kind::Corrupt, words));
         }
         let side = Side::resume(file, path, header)?;
-        Ok(OverlayExport::over(base, side, Some(path)))
+        Ok(OverlayExport::kept(base, side, path).await)
+    }
+
+    async fn kept(base: Arc<BackupExport>, side: Side, path: &Path) -> OverlayExport {
+        let (map, by) = (side.map().header().id, format!("overlay {}", path.display()));
+        pin(base.image().engine().repository(), map, base.id(), by).await;
+        OverlayExport::over(base, side, Some(path))
     }
 
     fn over(base: Arc<BackupExport>, side: Side, path: Option<&Path>) -> OverlayExport {
