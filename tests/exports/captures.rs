@@ -218,6 +218,39 @@ fn a_copy_that_was_whole_is_a_backup_also_when_the_server_is_stopped_at_once() {
 }
 
 #[test]
+fn a_capture_of_a_server_that_its_client_started_is_a_backup_before_that_server_ends() {
+    if !shell::is_there() || !have(&["nbdcopy"]) {
+        return;
+    }
+    let sand = Sandbox::with_repo();
+    let bytes = mixed(58, 16 * MIB);
+    let image = file(&sand, "disk.img", &bytes);
+    let ours = env!("CARGO_BIN_EXE_afterimage");
+    // By a socket that it inherits, and told to stop as soon as the client is done; then as the other end of a pipe.
+    let mut copy = std::process::Command::new("nbdcopy");
+    let _ = copy.args([&image, "--", "[", ours, "serve", "--capture", "activated,size=16M", "]"]);
+    let mut script = std::process::Command::new("/usr/bin/python3");
+    let write = format!(
+        "import nbd\nh = nbd.NBD()\nh.connect_command(['{ours}', 'serve', '--single', '--capture', 'single,size=16M'])\n\
+        data = open('{image}', 'rb').read()\nfor at in range(0, len(data), 2 ** 20): h.pwrite(data[at:at + 2 ** 20], at)\nh.shutdown()"
+    );
+    let _ = script.args(["-c", &write]);
+    for (mut client, name) in [(copy, "activated"), (script, "single")] {
+        for (key, value) in sand.command(&[]).get_envs() {
+            let _ = value.map(|value| client.env(key, value));
+        }
+        let _ = crate::common::run(client, Duration::from_secs(60)).expect_code(0);
+        // The client does not wait for its server.
+        let began = Instant::now();
+        while !sand.list().iter().any(|record| record.text("name") == name) {
+            assert!(began.elapsed() < Duration::from_secs(20), "{name}: no backup was made");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_same_bytes(&sand.cat(name), &bytes, name);
+    }
+}
+
+#[test]
 fn words_that_make_no_capture_are_refused() {
     let sand = Sandbox::with_repo();
     let listen = format!("unix:{}", sand.at("serve.sock"));

@@ -56,7 +56,9 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<u8> {
     context.runtime().block_on(async {
         let mut server = Server::new(serving.house(), settings);
         if args.single {
-            return single(&server, &mut stop).await;
+            let served = single(&server, &mut stop).await;
+            serving.stop().await?;
+            return served;
         }
         let lines = serving.lines(&listeners, tls);
         for door in listeners {
@@ -147,17 +149,23 @@ impl Serving {
         Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))
     }
 
-    async fn until(self, context: &Context, server: Server, mut stop: Stop) -> Result<u8> {
+    /// Ends what goes on without clients.
+    async fn stop(&self) -> Result<()> {
+        for one in &self.offered {
+            one.stop().await?;
+        }
+        Ok(())
+    }
+
+    async fn until(mut self, context: &Context, server: Server, mut stop: Stop) -> Result<u8> {
         stop.asked().await;
         let _unheard = systemd::stopping();
-        let mount = self.mount;
+        let mount = self.mount.take();
         let unmounted = tokio::task::spawn_blocking(move || {
             mount.map(|(mount, _control)| mount.unmount().map_err(|why| mount::of_mount_error(&why)))
         });
         let stopped = server.stop(DRAIN).await;
-        for one in &self.offered {
-            one.stop().await?;
-        }
+        self.stop().await?;
         if stopped.cut_off > 0 {
             let seconds = DRAIN.as_secs();
             context.say(format!(

@@ -336,7 +336,8 @@ impl Capture {
             metadata: Map::new(),
             level: LEVEL_DEFAULT,
             digest: false,
-            memory: engine.memory(),
+            // Beside the cache, which has the budget for itself.
+            memory: engine.memory() / 4,
         };
         let record = back_up(engine, &self.runtime, job, progress, &Cancel::default())?;
         let shelf = Shelf::new(vec![known(&record)]);

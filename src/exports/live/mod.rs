@@ -192,6 +192,7 @@ fn begin(offer: &Offer, backup: &BackupExport, repository: Option<&Path>) -> Res
     let held = hold_target(offer, size, repository)?;
     let fresh = held.facts.what != What::Block;
     let unused = match fresh {
+        true if held.verdict.create => true,
         true => matches!(
             rustix::fs::seek(&held.file, rustix::fs::SeekFrom::Data(0)),
             Err(rustix::io::Errno::NXIO)
