@@ -234,16 +234,17 @@ impl Engine {
         urgency: Urgency,
         hint: Hint,
     ) -> Vec<Option<Wait<Fetched>>> {
-        let mut group: Vec<(ChunkLead, Wanted)> = Vec::new();
+        let mut groups: Vec<Vec<(ChunkLead, Wanted)>> = Vec::new();
         let mut waits = Vec::with_capacity(wanted.len());
         for one in wanted {
             let wait = match self.chunk_flights.join(one.id) {
                 Flight::Wait(wait) => Some(wait),
                 Flight::Lead(lead) => {
-                    if group.last().is_some_and(|(_, before)| !goes_with(&group[0].1, before, one)) {
-                        self.submit(std::mem::take(&mut group), urgency, hint);
+                    let led = (lead, *one);
+                    match groups.last_mut().filter(|group| goes_with(group, one)) {
+                        Some(group) => group.push(led),
+                        None => groups.push(vec![led]),
                     }
-                    group.push((lead, *one));
                     // The lead is in our hands, so joining again is waiting for it.
                     match self.chunk_flights.join(one.id) {
                         Flight::Wait(wait) => Some(wait),
@@ -253,14 +254,32 @@ impl Engine {
             };
             waits.push(wait);
         }
-        self.submit(group, urgency, hint);
+        if urgency == Urgency::Soon && self.disk.is_none() {
+            self.announce(&groups);
+        }
+        for group in groups {
+            let engine = Arc::clone(self);
+            self.pool.submit(urgency, Box::new(move || engine.fetch_group(group, urgency, hint)));
+        }
         waits
     }
 
-    fn submit(self: &Arc<Self>, group: Vec<(ChunkLead, Wanted)>, urgency: Urgency, hint: Hint) {
-        if !group.is_empty() {
-            let engine = Arc::clone(self);
-            self.pool.submit(urgency, Box::new(move || engine.fetch_group(group, urgency, hint)));
+    /// Tells the store what the groups will ask it for, so that its disk works while the cores open the first of them.
+    fn announce(self: &Arc<Self>, groups: &[Vec<(ChunkLead, Wanted)>]) {
+        let ends = |group: &Vec<(ChunkLead, Wanted)>| Some((group.first()?.1.place, group.last()?.1.place));
+        let ranges: Vec<_> = groups.iter().filter_map(ends).collect();
+        let engine = Arc::clone(self);
+        let tell = move || {
+            for (first, last) in ranges {
+                let of = Asked::Pack(first.pack);
+                if engine.pool.admits(of) {
+                    let _inside = engine.pool.enter(of);
+                    engine.repository.expect_sealed(first.pack, first.offset.into()..last.end());
+                }
+            }
+        };
+        if groups.len() > 1 {
+            self.pool.submit(Urgency::Soon, Box::new(tell));
         }
     }
 
@@ -403,8 +422,9 @@ impl Engine {
     }
 }
 
-/// Whether `next` can be fetched with the group that begins with `first` and ends with `last`.
-fn goes_with(first: &Wanted, last: &Wanted, next: &Wanted) -> bool {
+/// Whether `next` can be fetched with the group.
+fn goes_with(group: &[(ChunkLead, Wanted)], next: &Wanted) -> bool {
+    let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { return true };
     let gap = u64::from(next.place.offset).checked_sub(last.place.end());
     next.place.pack == first.place.pack
         && gap.is_some_and(|gap| gap <= GAP_MAX)

@@ -137,6 +137,7 @@ fn v_a_reader_in_order_has_each_byte_fetched_once_and_ahead_of_it() {
     // A get may pass over the chunk that somebody else is fetching just now.
     let fetched: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     assert!(fetched < len as u64 / 100 * 105, "{fetched} bytes for {len}: {ranges:?}");
+    assert!(recorder.expected() > 0, "the store is told what a window will ask it for");
     assert!(ranges.len() < 128, "{} gets for as many reads and {len} bytes", ranges.len());
 }
 
