@@ -1,0 +1,118 @@
+//! `detach`: ends a block device that `attach` made, once nobody uses it and all that was written is on its server.
+
+use super::args::Detach as Args;
+use super::attach::{OURS, device, not_attached, of_kernel_error};
+use super::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::restore::target::facts::uses_of;
+use crate::source::machine::Machine;
+use afterimage_nbd::kernel::{Device, Kernel};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde_json::json;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Devices are held for moments by those who look what is on them; who holds one for longer uses it.
+const MOMENT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long the kernel may take to let go of it.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let device = device(&args.device)?;
+    let mut kernel = Kernel::open().map_err(|why| of_kernel_error(&why))?;
+    let Some(pid) = device.attached_by() else { return Err(not_attached(device)) };
+    if !args.force {
+        judge_owner(&kernel, device)?;
+    }
+    let held = match hold(device) {
+        Ok(held) => Some(held),
+        Err(why) if !args.force => return Err(why),
+        Err(why) => {
+            context.say(format!("{why}; who uses it gets errors"));
+            None
+        }
+    };
+    match held.as_ref().map(File::sync_all) {
+        Some(Err(why)) if !args.force => {
+            let error = Error::io(format!("flush {device}: what was written is not all on its server"), why);
+            return Err(error.as_kind(Kind::Target).hint("--force detaches it all the same"));
+        }
+        Some(Err(why)) => {
+            context.say(format!("{device} was not flushed, what was written last is lost: {why}"))
+        }
+        _ => {}
+    }
+    // Held up to here, so that nobody mounts it in between.
+    kernel.disconnect(device).map_err(|why| of_kernel_error(&why))?;
+    drop(held);
+    if !device.wait_gone(GONE_WITHIN) {
+        let words = format!("detach {device}: its server is told, but somebody still has it open");
+        return Err(Error::new(Kind::Busy, words).hint(format!("it was attached by process {pid}")));
+    }
+    context.print(|| json!({ "device": device.path(), "ended": true }), String::new)?;
+    Ok(0)
+}
+
+/// Where the kernel can tell who attached a device, only ours are ended.
+fn judge_owner(kernel: &Kernel, device: Device) -> Result<()> {
+    let behind = device.identifier();
+    if !kernel.knows_identifiers() || behind.as_deref().is_some_and(|words| words.starts_with(OURS)) {
+        return Ok(());
+    }
+    let words = format!("detach {device}: it was not attached by afterimage");
+    Err(Error::new(Kind::Refused, words).hint("what attached it can end it (nbd-client -d); or --force"))
+}
+
+/// Opens it as nobody else may have it open: mounted, swapped to, a part of something, or open in some process.
+fn hold(device: Device) -> Result<File> {
+    let began = Instant::now();
+    loop {
+        let open =
+            rustix::fs::open(device.path(), OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
+        let trouble = match open {
+            Ok(held) => match openers(device).as_slice() {
+                [] => return Ok(held.into()),
+                open => format!("open in {}", open.join(", ")),
+            },
+            Err(Errno::BUSY) => uses(device)?,
+            Err(why) => return Err(Error::io(format!("open {device}"), why.into())),
+        };
+        if began.elapsed() > MOMENT {
+            let words = format!("detach {device}: it is in use: {trouble}");
+            return Err(
+                Error::new(Kind::Refused, words).hint("end that first; --force detaches it all the same")
+            );
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn uses(device: Device) -> Result<String> {
+    let uses = uses_of(&Machine::here(), &device.path())?;
+    let words: Vec<String> = uses.iter().map(ToString::to_string).collect();
+    Ok(if words.is_empty() { "it is held exclusively".to_owned() } else { words.join(", ") })
+}
+
+/// Processes that have it or one of its partitions open, without holding it.
+fn openers(device: Device) -> Vec<String> {
+    let path = device.to_string();
+    let is_it = |link: &Path| {
+        let rest = link.to_str().and_then(|link| link.strip_prefix(&path));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
+    };
+    let has_it = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| is_it(&link))
+    };
+    let numbers = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    let others = numbers.filter(|pid| *pid != std::process::id());
+    let found = others.filter(|pid| has_it(&Path::new("/proc").join(pid.to_string())));
+    found.map(|pid| format!("process {pid}")).collect()
+}
