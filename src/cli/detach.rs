@@ -9,6 +9,7 @@ use crate::source::machine::Machine;
 use afterimage_nbd::kernel::{Device, Kernel};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use serde_json::json;
 use std::fs::File;
 use std::path::Path;
@@ -22,10 +23,10 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let device = device(&args.device)?;
-    let mut kernel = Kernel::open().map_err(|why| of_kernel_error(&why))?;
+    let mut hand = Hand::find(device)?;
     let Some(pid) = device.attached_by() else { return Err(not_attached(device)) };
     if !args.force {
-        judge_owner(&kernel, device)?;
+        hand.judge_owner(device)?;
     }
     let held = match hold(device) {
         Ok(held) => Some(held),
@@ -46,7 +47,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         _ => {}
     }
     // Held up to here, so that nobody mounts it in between.
-    kernel.disconnect(device).map_err(|why| of_kernel_error(&why))?;
+    hand.end(device)?;
     drop(held);
     if !device.wait_gone(GONE_WITHIN) {
         let words = format!("detach {device}: its server is told, but somebody still has it open");
@@ -56,14 +57,55 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Where the kernel can tell who attached a device, only ours are ended.
-fn judge_owner(kernel: &Kernel, device: Device) -> Result<()> {
-    let behind = device.identifier();
-    if !kernel.knows_identifiers() || behind.as_deref().is_some_and(|words| words.starts_with(OURS)) {
-        return Ok(());
+/// Who ends a device.
+enum Hand {
+    /// The kernel, whoever attached it.
+    Kernel(Kernel),
+    /// The process that serves it: on kernels that know no netlink it is the only one who can.
+    Process(Pid),
+}
+
+impl Hand {
+    fn find(device: Device) -> Result<Hand> {
+        let why = match Kernel::open() {
+            Ok(kernel) => return Ok(Hand::Kernel(kernel)),
+            Err(why) => why,
+        };
+        let process = device.attached_by().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        match process {
+            Some(pid) if why.kind() == afterimage_nbd::kernel::Kind::NoNetlink => Ok(Hand::Process(pid)),
+            _ => Err(of_kernel_error(&why)),
+        }
     }
-    let words = format!("detach {device}: it was not attached by afterimage");
-    Err(Error::new(Kind::Refused, words).hint("what attached it can end it (nbd-client -d); or --force"))
+
+    /// Where it can be told who attached a device, only ours are ended.
+    fn judge_owner(&self, device: Device) -> Result<()> {
+        let is_ours = match self {
+            Hand::Kernel(kernel) if !kernel.knows_identifiers() => true,
+            Hand::Kernel(_) => device.identifier().is_some_and(|words| words.starts_with(OURS)),
+            Hand::Process(pid) => {
+                let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+                name.is_ok_and(|name| name.trim() == OURS.trim())
+            }
+        };
+        if is_ours {
+            return Ok(());
+        }
+        let words = format!("detach {device}: it was not attached by afterimage");
+        Err(Error::new(Kind::Refused, words).hint("what attached it can end it (nbd-client -d); or --force"))
+    }
+
+    fn end(&mut self, device: Device) -> Result<()> {
+        match self {
+            Hand::Kernel(kernel) => kernel.disconnect(device).map_err(|why| of_kernel_error(&why)),
+            Hand::Process(pid) => {
+                let told = rustix::process::kill_process(*pid, rustix::process::Signal::TERM);
+                told.map_err(|why| {
+                    Error::io(format!("tell the process that serves {device} to end"), why.into())
+                })
+            }
+        }
+    }
 }
 
 /// Opens it as nobody else may have it open: mounted, swapped to, a part of something, or open in some process.

@@ -165,7 +165,8 @@ fn serve(
     // When this process is gone, nobody could give its device new connections.
     wish.dead_time = Duration::ZERO;
     let memory = usize::try_from(context.global.memory / 4).unwrap_or(usize::MAX).max(MEMORY_MIN);
-    let settings = Settings { memory, ..Settings::default() };
+    // The kernel's connections are no clients that came from somewhere.
+    let settings = Settings { memory, audit: false, ..Settings::default() };
     let export = Padded::to_blocks(export, wish.block_size);
     let begun = Local::begin(export, args.connections.into(), settings);
     let (local, handover) = context.runtime().block_on(begun).map_err(|why| error_of(&why))?;
