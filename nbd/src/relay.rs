@@ -27,7 +27,7 @@ impl Relay {
         Relay { client: Arc::new(client) }
     }
 
-    /// Says goodbye to the server, unless requests are still under way: then their end does.
+    /// Says goodbye to the server, if nobody else has this any more.
     pub async fn close(self: Arc<Self>) {
         if let Some(client) = Arc::into_inner(self).and_then(|relay| Arc::into_inner(relay.client)) {
             client.close().await;

@@ -441,9 +441,9 @@ pub(super) struct Attach {
     /// How many connections, where the export promises that several are as good as one
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) connections: u8,
-    /// The device's logical block: 512 to 4K; disks whose partition table counts in 4096 bytes want 4K
-    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = parse_size)]
-    pub(super) block_size: u64,
+    /// The device's logical block: 512 to 4K; disks whose partition table counts in 4096 bytes want 4K. 512 unless the server wants more
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) block_size: Option<u64>,
     /// After so many seconds a request without an answer is lost, and with it its connection; 0: it waits for ever
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(super) timeout: u32,

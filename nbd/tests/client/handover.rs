@@ -14,7 +14,7 @@ use afterimage_nbd::server::Settings;
 use afterimage_nbd::wire::flag;
 use bytes::Bytes;
 
-use crate::common::{Host, eventually};
+use crate::common::Host;
 use crate::ours::{MIB, quick, uri};
 
 const READ: u16 = 0;
@@ -175,7 +175,7 @@ fn a_relayed_export_is_written_through_to_its_server() {
         direct.close().await;
         drop(relay);
     });
-    eventually("everyone has left", || host.server.connections() == (0, 0));
+    host.settles();
 }
 
 /// So many bytes, each telling where it is.

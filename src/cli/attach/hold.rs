@@ -41,6 +41,8 @@ pub(super) struct Held {
     grip: Grip,
     /// What serves it; nothing where the kernel has the server's own connections.
     local: Option<Local>,
+    /// Whom we ask for it, where that is another server.
+    relay: Option<Arc<Relay>>,
 }
 
 /// How it is held.
@@ -59,14 +61,19 @@ impl Held {
         way: Way,
         password: Option<Password>,
     ) -> Result<Held> {
+        let mut relay = None;
         let (local, handover) = match &what {
             What::Export(uri) if !uri.tls => {
                 wish.identifier = format!("{OURS}{uri}");
-                (None, super::connections(context, args, uri)?)
+                let handover = super::connections(context, args, uri)?;
+                super::fit_blocks(args, &mut wish, handover.block_min);
+                (None, handover)
             }
             What::Export(uri) => {
                 wish.identifier = format!("{OURS}{uri}");
-                serve(context, args, &mut wish, relay(context, args, uri)?)?
+                let relayed = Arc::new(connect(context, args, uri)?);
+                relay = Some(Arc::clone(&relayed));
+                serve(context, args, &mut wish, relayed)?
             }
             What::Backup(backup) => {
                 let (export, id) = find(context, backup, password)?;
@@ -87,7 +94,7 @@ impl Held {
             }
         };
         // Our copies of the sockets go with `handover`: the kernel alone has them then.
-        let held = Held { device, grip, local };
+        let held = Held { device, grip, local, relay };
         match settle(context, device, &handover, &wish) {
             Ok(()) => Ok(held),
             Err(why) => {
@@ -114,6 +121,8 @@ impl Held {
         if told {
             let _unheard = systemd::stopping();
             self.end(context)?;
+        } else {
+            goodbye(context, self.local, self.relay);
         }
         tracing::info!("{device} is detached");
         mount::end_soon();
@@ -135,12 +144,21 @@ impl Held {
         if let Some(local) = &mut self.local {
             context.runtime().block_on(local.stop(DRAIN));
         }
+        goodbye(context, self.local, self.relay);
         detached?;
         flushed.map_err(|why| {
             Error::io(format!("flush {device}"), why)
                 .as_kind(Kind::Target)
                 .hint("what was written last may be lost")
         })
+    }
+}
+
+/// A server that hears goodbye knows that nothing was lost.
+fn goodbye(context: &Context, local: Option<Local>, relay: Option<Arc<Relay>>) {
+    drop(local);
+    if let Some(relay) = relay {
+        context.runtime().block_on(relay.close());
     }
 }
 
@@ -167,6 +185,7 @@ fn serve(
     let memory = usize::try_from(context.global.memory / 4).unwrap_or(usize::MAX).max(MEMORY_MIN);
     // The kernel's connections are no clients that came from somewhere.
     let settings = Settings { memory, audit: false, ..Settings::default() };
+    super::fit_blocks(args, wish, export.info().block_sizes.minimum);
     let export = Padded::to_blocks(export, wish.block_size);
     let begun = Local::begin(export, args.connections.into(), settings);
     let (local, handover) = context.runtime().block_on(begun).map_err(|why| error_of(&why))?;
@@ -185,7 +204,7 @@ fn find(context: &Context, backup: &str, password: Option<Password>) -> Result<(
 }
 
 /// An export that takes keys which the kernel doesn't have.
-fn relay(context: &Context, args: &Args, uri: &Uri) -> Result<Arc<dyn Export>> {
+fn connect(context: &Context, args: &Args, uri: &Uri) -> Result<Relay> {
     let patience = PATIENCE.max(Duration::from_secs(args.timeout.into()));
     let options = Options {
         contexts: Vec::new(),
@@ -197,5 +216,5 @@ fn relay(context: &Context, args: &Args, uri: &Uri) -> Result<Arc<dyn Export>> {
         .runtime()
         .block_on(Client::connect(uri, &options))
         .map_err(|why| Error::new(error_of(&why).kind(), format!("attach {why}")))?;
-    Ok(Arc::new(Relay::new(client)))
+    Ok(Relay::new(client))
 }

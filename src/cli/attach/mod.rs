@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 
 /// With this the kernel says what is behind a device, and so `detach` knows which are ours.
 pub(super) const OURS: &str = "afterimage ";
+/// What partition tables count in, mostly.
+const SECTOR: u32 = 512;
 /// How long a device may take to appear once the kernel has agreed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -108,6 +110,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 /// The kernel gets connections of its own, and we are done.
 fn hand_over(context: &Context, args: &Args, uri: &Uri, mut wish: Wish, mut kernel: Kernel) -> Result<u8> {
     let handover = connections(context, args, uri)?;
+    fit_blocks(args, &mut wish, handover.block_min);
     wish.identifier = format!("{OURS}{uri}");
     let device = kernel.connect(&handover, &wish).map_err(|why| of_kernel_error(&why))?;
     if let Err(why) = settle(context, device, &handover, &wish) {
@@ -218,10 +221,10 @@ fn facts(device: Device, pid: Option<u32>) -> Value {
 }
 
 fn wish(args: &Args) -> Result<Wish> {
-    let block_size = u32::try_from(args.block_size).ok();
+    let given = args.block_size.unwrap_or(SECTOR.into());
+    let block_size = u32::try_from(given).ok();
     let block_size = block_size.filter(|size| size.is_power_of_two() && (512..=4096).contains(size));
-    let odd =
-        || Error::new(Kind::Usage, format!("--block-size {}: it is 512, 1K, 2K or 4K", args.block_size));
+    let odd = || Error::new(Kind::Usage, format!("--block-size {given}: it is 512, 1K, 2K or 4K"));
     Ok(Wish {
         device: args.device.as_deref().map(device).transpose()?,
         block_size: block_size.ok_or_else(odd)?,
@@ -230,6 +233,13 @@ fn wish(args: &Args) -> Result<Wish> {
         dead_time: Duration::from_secs(args.dead_time.into()),
         identifier: String::new(),
     })
+}
+
+/// Blocks as small as the server takes them, unless the user wants others.
+fn fit_blocks(args: &Args, wish: &mut Wish, minimum: u32) {
+    if args.block_size.is_none() {
+        wish.block_size = wish.block_size.max(minimum);
+    }
 }
 
 pub(super) fn device(text: &str) -> Result<Device> {
