@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde_json::json;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,7 +37,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             None
         }
     };
-    match held.as_ref().map(File::sync_all) {
+    // Nothing was written to one that can't be: that its server is gone does no harm.
+    match held.as_ref().filter(|_| !device.is_read_only()).map(File::sync_all) {
         Some(Err(why)) if !args.force => {
             let error = Error::io(format!("flush {device}: what was written is not all on its server"), why);
             return Err(error.as_kind(Kind::Target).hint("--force detaches it all the same"));
@@ -84,15 +86,17 @@ impl Hand {
             Hand::Kernel(kernel) if !kernel.knows_identifiers() => true,
             Hand::Kernel(_) => device.identifier().is_some_and(|words| words.starts_with(OURS)),
             Hand::Process(pid) => {
-                let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
-                name.is_ok_and(|name| name.trim() == OURS.trim())
+                let program = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
+                let name = program.ok().and_then(|path| path.file_name().map(OsStr::to_owned));
+                name.is_some_and(|name| name.as_encoded_bytes().starts_with(OURS.trim().as_bytes()))
             }
         };
         if is_ours {
             return Ok(());
         }
         let words = format!("detach {device}: it was not attached by afterimage");
-        Err(Error::new(Kind::Refused, words).hint("what attached it can end it (nbd-client -d); or --force"))
+        Err(Error::new(Kind::Refused, words)
+            .hint("what attached it can end it, as nbd-client -d does; or --force"))
     }
 
     fn end(&mut self, device: Device) -> Result<()> {

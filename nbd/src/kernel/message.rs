@@ -7,7 +7,7 @@
 //! attribute := length[u16] kind[u16] value                                       padded to 4 bytes; length counts the header
 //! ```
 //!
-//! All numbers are in this machine's own order. Holds: no bytes make [`replies`] panic, read past its slice or loop; what is malformed is an
+//! All numbers are in this machine's own order. Holds: no bytes make `replies` panic, read past its slice or loop; what is malformed is an
 //! error with a name, and what is unknown is passed over.
 #![cfg_attr(
     not(test),
@@ -236,16 +236,20 @@ fn read(kind: u16, body: &[u8], family: Option<u16>) -> Result<Heard, Garbled> {
         (_, CONNECT) => {
             let mut index = None;
             each(rest, |kind, value| {
-                Ok(if kind == INDEX {
-                    index = Some(as_u32(kind, value)?)
-                })
+                if kind == INDEX {
+                    index = Some(as_u32(kind, value)?);
+                }
+                Ok(())
             })?;
             Ok(index.map_or(Heard::Other, Heard::Connected))
         }
         (_, STATUS) => {
             let mut devices = Vec::new();
             each(rest, |kind, list| match kind {
-                DEVICE_LIST => each(list, |_, item| Ok(devices.extend(read_device(item)?))),
+                DEVICE_LIST => each(list, |_, item| {
+                    devices.extend(read_device(item)?);
+                    Ok(())
+                }),
                 _ => Ok(()),
             })?;
             Ok(Heard::Devices(devices))

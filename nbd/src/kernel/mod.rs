@@ -4,8 +4,8 @@
 //! Handover (sockets, size, flags) -> Kernel::connect -> the kernel sends requests on those sockets -> Kernel::disconnect
 //! ```
 //!
-//! [`message`] is what is said to the kernel, byte for byte; [`socket`] says it; [`device`] is what the kernel tells of a device in `/sys`.
-//! With the feature `ioctl` there is [`ioctl`], for kernels without netlink for NBD, read-only.
+//! `message` is what is said to the kernel, byte for byte; `socket` says it; [`device`] is what the kernel tells of a device in `/sys`;
+//! [`local`] serves an export of this process. With the feature `ioctl` there is `ioctl`, for kernels without netlink for NBD, read-only.
 //!
 //! Holds: a device is never given more connections than its server promised to keep alike, and is read-only where the export is. Nothing that
 //! answers in the kernel's place makes this panic or wait for ever. Root only, as the kernel has it.
@@ -85,14 +85,23 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Finds it. Without the module, or without its netlink, an error that says which.
+    /// Finds it. Without the module, without its netlink, or without the right to use it: an error that says which.
     pub fn open() -> Result<Kernel> {
         let doing = "ask the kernel for its NBD client";
         let line = Line::to_kernel().map_err(|why| Error::of(doing, &why))?;
-        Kernel::on(line).map_err(|why| match why.kind() {
+        let found = Kernel::on(line).map_err(|why| match why.kind() {
             Kind::NoNetlink if !device::module_is_there() => Error::no_module(),
             _ => why,
-        })
+        });
+        // The kernel would say so in the end, after all that is made ready for it.
+        let may = rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+        match found {
+            Ok(_) if !may => {
+                Err(Error::new(Kind::Denied, "devices are root's to make and to end (CAP_SYS_ADMIN)"))
+            }
+            found => found,
+        }
     }
 
     fn on(mut line: Line) -> Result<Kernel> {

@@ -23,6 +23,7 @@ use afterimage_nbd::kernel::{Device, Kernel, Wish};
 use afterimage_nbd::relay::Relay;
 use afterimage_nbd::server::Settings;
 use std::fs::File;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub(super) struct Held {
     local: Option<Local>,
     /// Whom we ask for it, where that is another server.
     relay: Option<Arc<Relay>>,
+    /// Whom the kernel knows as its maker; somebody else's, once that has changed.
+    maker: Option<u32>,
+    /// Comes when we are told to end, also if that was before we waited for it.
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// How it is held.
@@ -61,6 +66,8 @@ impl Held {
         way: Way,
         password: Option<Password>,
     ) -> Result<Held> {
+        let stop = context.runtime().block_on(async { stop_signal() });
+        let stop = Box::pin(stop.context(|| "listen for signals")?);
         let mut relay = None;
         let (local, handover) = match &what {
             What::Export(uri) if !uri.tls => {
@@ -94,7 +101,7 @@ impl Held {
             }
         };
         // Our copies of the sockets go with `handover`: the kernel alone has them then.
-        let held = Held { device, grip, local, relay };
+        let held = Held { device, grip, local, relay, maker: device.attached_by(), stop };
         match settle(context, device, &handover, &wish) {
             Ok(()) => Ok(held),
             Err(why) => {
@@ -111,12 +118,11 @@ impl Held {
     /// Stays until the device is detached, or detaches it when told to end.
     pub(super) fn until_stopped(mut self, context: &Context) -> Result<u8> {
         let told = context.runtime().block_on(async {
-            let stop = stop_signal().context(|| "listen for signals")?;
             tokio::select! {
-                () = stop => Ok::<_, Error>(true),
-                () = gone(self.device, self.local.as_mut()) => Ok(false),
+                () = &mut self.stop => true,
+                () = gone(self.device, self.maker, self.local.as_mut()) => false,
             }
-        })?;
+        });
         let device = self.device;
         if told {
             let _unheard = systemd::stopping();
@@ -132,7 +138,10 @@ impl Held {
     /// Flushes it and detaches it. This thread is no worker of the runtime: what the flush asks for is answered meanwhile.
     pub(super) fn end(mut self, context: &Context) -> Result<()> {
         let device = self.device;
-        let flushed = File::open(device.path()).and_then(|file| file.sync_all());
+        let flushed = match device.is_read_only() {
+            true => Ok(()),
+            false => File::open(device.path()).and_then(|file| file.sync_all()),
+        };
         let detached = match self.grip {
             Grip::Netlink(mut kernel) => kernel.disconnect(device).map_err(|why| of_kernel_error(&why)),
             #[cfg(feature = "nbd-ioctl")]
@@ -162,11 +171,11 @@ fn goodbye(context: &Context, local: Option<Local>, relay: Option<Arc<Relay>>) {
     }
 }
 
-async fn gone(device: Device, local: Option<&mut Local>) {
+async fn gone(device: Device, maker: Option<u32>, local: Option<&mut Local>) {
     match local {
         Some(local) => local.left().await,
         None => {
-            while device.attached_by().is_some() {
+            while maker.is_some() && device.attached_by() == maker {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
