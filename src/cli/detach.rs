@@ -158,7 +158,12 @@ fn openers(device: Device) -> Vec<String> {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
-    let others = numbers.filter(|pid| *pid != std::process::id());
+    // Who serves it in the kernel's older way has it open all the time; the kernel knows that process by the thread that waits there.
+    let serves = device.attached_by().map(|thread| format!("task/{thread}"));
+    let is_server = |pid: &u32| {
+        serves.as_ref().is_some_and(|thread| Path::new("/proc").join(pid.to_string()).join(thread).exists())
+    };
+    let others = numbers.filter(|pid| *pid != std::process::id() && !is_server(pid));
     let found = others.filter(|pid| has_it(&Path::new("/proc").join(pid.to_string())));
     found.map(|pid| format!("process {pid}")).collect()
 }
