@@ -7,6 +7,7 @@ use crate::client;
 use crate::connection::parse_requests;
 use crate::export::{Error, Info, Kind, Listed, Name};
 use crate::handshake::{Agreed, Handshake, Selected, Step, TlsMode};
+use crate::kernel;
 use crate::transmission::Rules;
 use crate::wire::{ChunkHeader, Framing, OptionReply, OptionReplyHeader, Payload, ReplyHeader};
 
@@ -132,14 +133,21 @@ pub fn greetings(data: &[u8]) {
     client::fuzz::handshake(*choice, sent);
 }
 
+/// What the kernel answers in netlink: the first byte chooses the number of NBD's family.
+pub fn netlink(data: &[u8]) {
+    let Some((family, sent)) = data.split_first() else { return };
+    drop(kernel::message::replies(sent, Some(u16::from(*family)).filter(|family| *family != 0)));
+}
+
 /// One of the functions above.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, as `corpus/` and fuzzers call it.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("options", options),
     ("requests", requests),
     ("replies", replies),
     ("answers", answers),
     ("greetings", greetings),
+    ("netlink", netlink),
 ];

@@ -80,6 +80,10 @@ pub(super) enum Verb {
     Mount(Mount),
     /// End a mount, also a dead one
     Umount(Umount),
+    /// Make a backup or an NBD export a block device of this machine
+    Attach(Attach),
+    /// End such a block device
+    Detach(Detach),
     /// Show what a running mount or server does
     Stats(Stats),
     /// Print completions for a shell
@@ -446,6 +450,68 @@ pub(super) struct Mount {
 pub(super) struct Umount {
     /// Where it is mounted
     pub(super) mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It takes root and the kernel's module (modprobe nbd). Prints the device's name when it can be used. A backup, and an export by TLS, is served
+to the kernel by this program, which stays in the background until the device is detached, or detaches it when it is told to end (SIGTERM). The
+connections of any other export are the kernel's own from then on; should they all be lost, --reconnect gives it new ones. What is written to a
+device is on the server after sync, or when it is detached. A device is no place for swap.
+
+Examples:
+  modprobe nbd
+  afterimage -r /srv/backups attach web01@latest~1           prints /dev/nbd0
+  mount -o ro /dev/nbd0p1 /mnt
+  afterimage attach nbd://storage02/web01-new /dev/nbd5
+  afterimage attach 'nbds://storage02/web01-new?tls-certificates=/etc/pki/nbd' --read-only
+  afterimage attach nbd://storage02/web01-new /dev/nbd5 --reconnect
+  afterimage detach /dev/nbd5")]
+pub(super) struct Attach {
+    /// A backup (/ITEM behind it where there are several), or the nbd:// URI of an export
+    #[arg(value_name = "EXPORT-URI|BACKUP")]
+    pub(super) what: String,
+    /// Which device: /dev/nbd0, /dev/nbd1, ...; the first that is free unless given
+    #[arg(value_name = "/dev/nbdN")]
+    pub(super) device: Option<String>,
+    /// Let nobody write to the device
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Stay in the foreground until the device is detached, and tell systemd when it is ready
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Give a device that has lost its connections to this export new ones
+    #[arg(long, requires = "device", conflicts_with_all = ["foreground", "read_only"])]
+    pub(super) reconnect: bool,
+    /// How many connections, where the export promises that several are as good as one
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(super) connections: u8,
+    /// The device's logical block: 512 to 4K; disks whose partition table counts in 4096 bytes want 4K. 512 unless the server wants more
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) block_size: Option<u64>,
+    /// After so many seconds a request without an answer is lost, and with it its connection; 0: it waits for ever
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) timeout: u32,
+    /// How long requests wait for --reconnect when all connections are lost, before they fail
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) dead_time: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A device that is mounted or open is refused, with exit code 4. What was written to it is on the server when this returns.
+
+Examples:
+  umount /mnt
+  afterimage detach /dev/nbd0
+  afterimage detach /dev/nbd0 --force       its server is gone for good; who uses it gets errors")]
+pub(super) struct Detach {
+    /// Which one
+    #[arg(value_name = "/dev/nbdN")]
+    pub(super) device: String,
+    /// Also when it is in use, was attached by others, or can't be flushed
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -77,6 +77,13 @@ impl Context {
         }
     }
 
+    /// Whether a password is to be handed to the background: where the repository wants one, and where one was given, also if the key lies open.
+    pub(super) fn needs_password(&self) -> Result<bool> {
+        let store = self.store()?.store;
+        let needed = self.runtime().block_on(Repository::needs_password(&store))?;
+        Ok(needed || self.global.password_file.is_some())
+    }
+
     /// Where the repository lies.
     pub(super) fn store(&self) -> Result<store::Opened> {
         store::open(self.place()?).map_err(|error| match error.kind() {

@@ -3,12 +3,15 @@
 //! Nothing but the result goes to standard output; logs and progress go to standard error. An error's kind decides the exit code.
 
 mod args;
+mod attach;
+mod background;
 mod backup;
 mod capture;
 mod cat;
 mod check;
 mod context;
 mod control;
+mod detach;
 mod diff;
 mod figures;
 mod init;
@@ -72,6 +75,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),
         Verb::Umount(args) => umount::run(&context, &args),
+        Verb::Attach(args) => attach::run(&context, &args),
+        Verb::Detach(args) => detach::run(&context, &args),
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "afterimage", &mut std::io::stdout());

@@ -7,6 +7,7 @@ mod common;
 #[path = "../../nbd/tests/common/papers.rs"]
 mod papers;
 
+mod attach;
 mod devices;
 mod fuse;
 mod oracles;

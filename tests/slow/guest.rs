@@ -1,4 +1,5 @@
-//! Guests: the kernel's own NBD client, and a Debian that boots from backups. The scripts that anyone can run, run here.
+//! Guests: the kernel's own NBD client, attached by the usual tool and by our `attach`; and a Debian that boots from backups. The scripts that
+//! anyone can run, run here.
 
 use crate::common::{run, skipped};
 use crate::disks::debian_disk;
@@ -6,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 #[test]
-fn n16_the_kernels_client_makes_a_file_system_on_a_target_and_finds_it_whole() {
+fn n16_the_kernels_client_attached_by_others_and_by_us_finds_what_it_wrote_and_what_was_backed_up() {
     works("guest", Duration::from_secs(420));
 }
 

@@ -17,12 +17,17 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Connects.
 pub(super) async fn dial(uri: &Uri, shown: &Arc<str>) -> Result<Box<dyn Duplex>> {
+    Ok(Box::new(bare(uri, shown).await?))
+}
+
+/// Connects; what it gives is still a socket.
+pub(super) async fn bare(uri: &Uri, shown: &Arc<str>) -> Result<Bare> {
     let connected = match &uri.place {
         Place::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Bare::tcp),
         Place::Unix(path) => UnixStream::connect(path).await.map(Bare::unix),
     };
     match connected {
-        Ok(bare) => Ok(Box::new(bare)),
+        Ok(bare) => Ok(bare),
         Err(why) if why.kind() == std::io::ErrorKind::PermissionDenied => {
             Err(Error::new(Kind::Denied, shown, format!("connect: {why}")))
         }

@@ -44,6 +44,11 @@ impl Error {
         Error(Arc::new(Inner { kind, uri: Arc::clone(uri), words: words.into(), offset: None }))
     }
 
+    /// Something that no server has to do with.
+    pub(crate) fn of_this_process(doing: &str, why: &std::io::Error) -> Error {
+        Error::new(Kind::Unreachable, &"this process".into(), format!("{doing}: {why}"))
+    }
+
     pub(super) fn at(self, offset: u64) -> Error {
         let inner = Arc::unwrap_or_clone(self.0);
         Error(Arc::new(Inner { offset: Some(offset), ..inner }))

@@ -65,6 +65,7 @@ pub(crate) fn handshake(wants: u8, sent: &[u8]) {
         export: Name::default(),
         contexts: vec![state::BASE_ALLOCATION.into(), "qemu:dirty-bitmap:b".into()],
         tls: None,
+        simple: wants & 4 != 0,
     };
     let stream = Box::new(tokio::io::join(Cursor::new(sent.to_vec()), tokio::io::sink()));
     let ended: Result<()> = at_once(async {

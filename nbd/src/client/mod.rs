@@ -22,6 +22,7 @@ mod connection;
 mod dial;
 mod error;
 pub(crate) mod fuzz;
+mod handover;
 mod negotiate;
 mod reply;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use crate::wire::{Extent, WireError};
 pub use blocking::Blocking;
 pub use connection::Pending;
 pub use error::{Error, Kind, Result};
+pub use handover::Handover;
 
 use crate::wire::{Framing, cmd, cmd_flag, flag, limits, state};
 use connection::{Asked, Connection};
@@ -149,6 +151,16 @@ impl Client {
     /// Whether the server can flush; one that can't promises nothing about when bytes are durable.
     pub fn can_flush(&self) -> bool {
         self.has(flag::SEND_FLUSH)
+    }
+
+    /// Whether the server can write through its cache.
+    pub fn can_write_through(&self) -> bool {
+        self.has(flag::SEND_FUA)
+    }
+
+    /// Whether the server wants to know what is no longer needed.
+    pub fn can_trim(&self) -> bool {
+        self.has(flag::SEND_TRIM)
     }
 
     /// Offsets and lengths are multiples of this.
@@ -377,7 +389,7 @@ fn plan(uri: &Uri, options: &Options) -> Result<(Plan, Arc<str>)> {
     let shown: Arc<str> = uri.to_string().into();
     let tls = dial::connector(uri, &shown)?;
     let contexts = options.contexts.clone();
-    Ok((Plan { uri: Arc::clone(&shown), export: uri.export.clone(), contexts, tls }, shown))
+    Ok((Plan { uri: Arc::clone(&shown), export: uri.export.clone(), contexts, tls, simple: false }, shown))
 }
 
 async fn open(uri: &Uri, plan: &Plan, options: &Options) -> Result<(Connection, Agreed)> {

@@ -55,6 +55,8 @@ pub(super) struct Plan {
     pub(super) export: Name,
     pub(super) contexts: Vec<String>,
     pub(super) tls: Option<Connector>,
+    /// For whoever takes over afterwards and knows nothing better than simple replies.
+    pub(super) simple: bool,
 }
 
 /// A connection in its handshake.
@@ -163,6 +165,9 @@ impl<'a> Handshake<'a> {
     }
 
     async fn framing(&mut self) -> Result<Framing> {
+        if self.plan.simple {
+            return Ok(Framing::Simple);
+        }
         for (option, framing) in
             [(opt::EXTENDED_HEADERS, Framing::Extended), (opt::STRUCTURED_REPLY, Framing::Structured)]
         {

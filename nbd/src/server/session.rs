@@ -163,7 +163,9 @@ async fn secure(house: &House, stream: Stream, peer: &mut Peer) -> Result<Stream
 async fn stay(house: &House, guest: Guest, peer: &Peer, place: &mut Place) {
     let Guest { mut stream, export, agreed, arrived, out } = guest;
     let name = &agreed.name;
-    info!(target: super::AUDIT, connection = peer.connection, %peer, export = %name, read_only = agreed.info.read_only, "attached");
+    if house.settings.audit {
+        info!(target: super::AUDIT, connection = peer.connection, %peer, export = %name, read_only = agreed.info.read_only, "attached");
+    }
     let end = if place.settle() {
         let watch = Watch::new(Arc::clone(&house.signal));
         let link = Link {
@@ -182,6 +184,8 @@ async fn stay(house: &House, guest: Guest, peer: &Peer, place: &mut Place) {
     if let Err(error) = caught(|| export.detach(peer, clean)).await {
         warn!(connection = peer.connection, export = %name, %error, "detach failed");
     }
-    info!(target: super::AUDIT, connection = peer.connection, %peer, export = %name, clean, why = %end, "detached");
+    if house.settings.audit {
+        info!(target: super::AUDIT, connection = peer.connection, %peer, export = %name, clean, why = %end, "detached");
+    }
     drop(tokio::time::timeout(GOODBYE, stream.shutdown()).await);
 }

@@ -63,6 +63,8 @@ pub struct Settings {
     pub idle_time: Duration,
     /// Memory for requests in flight, of all connections together.
     pub memory: usize,
+    /// Leave a line in the log for each client that comes and goes.
+    pub audit: bool,
 }
 
 impl Default for Settings {
@@ -79,6 +81,7 @@ impl Default for Settings {
             stall_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(2),
             memory: 256 * 1024 * 1024,
+            audit: true,
         }
     }
 }

@@ -74,6 +74,16 @@ impl Bare {
         }
     }
 
+    /// The same socket once more. Pipes have none.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        let socket = match self {
+            Bare::Unix(stream) => stream.as_fd(),
+            Bare::Tcp(stream) => stream.as_fd(),
+            Bare::Pipes(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        socket.try_clone_to_owned()
+    }
+
     /// Who is at the other end.
     pub(crate) fn address(&self) -> Address {
         match self {

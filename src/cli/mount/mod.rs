@@ -12,6 +12,7 @@ mod figures;
 mod tree;
 
 use super::args::Mount as Args;
+use super::background::{self, Log};
 use super::context::Context;
 use super::control::{self, Control};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -21,13 +22,12 @@ use crate::image::whole::Whole;
 use crate::repo::Repository;
 use crate::seal::Password;
 use crate::view::View;
-use afterimage_mountd::background::{Child, NotReady, Ready, spawn_and_wait_ready};
+use afterimage_mountd::background::{Child, Ready};
 use afterimage_mountd::mount::{MountErrorKind, stop_signal};
 use afterimage_mountd::{Mount, MountError, Options, systemd};
 use figures::Figures;
 use serde_json::json;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tree::Mounted;
@@ -35,11 +35,6 @@ use zeroize::Zeroizing;
 
 /// Our mounts are of the type `fuse.afterimage`.
 pub(super) const KIND: &str = "afterimage";
-/// How long the background process may take to be ready: opening a far repository with a slow password.
-const READY_WITHIN: Duration = Duration::from_secs(120);
-/// When the background's log begins anew, and how often that is looked at.
-const LOG_LEN_MAX: u64 = 1 << 20;
-const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long the process may take to end after its mount has.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -56,25 +51,16 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 }
 
 fn run_parent(context: &Context, args: &Args) -> Result<u8> {
-    let store = context.store()?.store;
-    let needs_password = context.runtime().block_on(Repository::needs_password(&store))?;
-    // A password that was given counts, also where the key lies open.
-    let takes_one = needs_password || context.global.password_file.is_some();
-    let password = if takes_one { context.ask_password()? } else { Zeroizing::new(Vec::new()) };
-    match spawn_and_wait_ready(std::env::args_os().skip(1), &password, READY_WITHIN) {
-        Ok(Ready { words, process }) => {
-            let mountpoint = words.as_str();
-            context.print(
-                || json!({ "mountpoint": mountpoint, "pid": process.id() }),
-                || format!("mounted at {mountpoint}; afterimage umount {mountpoint} ends it\n"),
-            )?;
-            Ok(0)
-        }
-        Err(NotReady::Failed { code, words }) => Err(Error::new(kind_of_code(code), words)),
-        Err(other) => {
-            Err(Error::new(Kind::Unreachable, format!("mount on {}: {other}", args.mountpoint.display())))
-        }
-    }
+    let password =
+        if context.needs_password()? { context.ask_password()? } else { Zeroizing::new(Vec::new()) };
+    let doing = || format!("mount on {}", args.mountpoint.display());
+    let Ready { words, process } = background::start(&password, doing)?;
+    let mountpoint = words.as_str();
+    context.print(
+        || json!({ "mountpoint": mountpoint, "pid": process.id() }),
+        || format!("mounted at {mountpoint}; afterimage umount {mountpoint} ends it\n"),
+    )?;
+    Ok(0)
 }
 
 fn run_child(context: &Context, args: &Args, mut child: Child) -> Result<u8> {
@@ -82,52 +68,15 @@ fn run_child(context: &Context, args: &Args, mut child: Child) -> Result<u8> {
     let started = Serving::start(context, args, (!password.is_empty()).then_some(password));
     let serving = match started {
         Ok(serving) => serving,
-        Err(error) => {
-            // The parent says it; when it is gone, nobody is left to hear it.
-            let _unheard = child.failed(code_of_kind(error.kind()), &error.to_string());
-            std::process::exit(error.kind().exit_code().into());
-        }
+        Err(error) => background::fail(child, &error),
     };
-    let log = Log::open(&serving);
+    let log = serving.control.path().file_stem().and_then(Log::open);
     let at = serving.mount.mountpoint().display().to_string();
-    child.ready(&at, log.as_ref().map(|log| &log.file)).context(|| "tell that the mount is ready")?;
+    child.ready(&at, log.as_ref().map(Log::file)).context(|| "tell that the mount is ready")?;
     if let Some(log) = log {
         drop(context.runtime().spawn(log.stay_short()));
     }
     serving.until_stopped(context)
-}
-
-/// Where the background process writes what it has to say. Made anew by each mount, and bounded.
-struct Log {
-    file: File,
-    path: PathBuf,
-}
-
-impl Log {
-    fn open(serving: &Serving) -> Option<Log> {
-        let folder = super::locations::state().join("log");
-        let path = folder.join(serving.control.path().file_stem()?).with_extension("log");
-        std::fs::create_dir_all(&folder).ok()?;
-        // A log that was written by the one before is that one's. Appended to, so that what follows a cut begins at the start.
-        drop(std::fs::remove_file(&path));
-        let file = File::options().append(true).create(true).open(&path).ok()?;
-        Some(Log { file, path })
-    }
-
-    /// When it is long, what it says is kept as the one before, and it begins anew.
-    async fn stay_short(self) {
-        loop {
-            tokio::time::sleep(LOG_LOOK_EVERY).await;
-            let is_long = self.file.metadata().is_ok_and(|meta| meta.len() > LOG_LEN_MAX);
-            if is_long {
-                let cut = std::fs::copy(&self.path, self.path.with_extension("log.1"))
-                    .and_then(|_| self.file.set_len(0));
-                if let Err(error) = cut {
-                    tracing::debug!("shorten the log: {error}");
-                }
-            }
-        }
-    }
 }
 
 fn announce(context: &Context, serving: &Serving) -> Result<()> {
@@ -196,8 +145,8 @@ fn listen_at(context: &Context, path: &Path, answers: Arc<control::Answers>) -> 
     }
 }
 
-/// The mount is gone. Threads that hang in a store are not waited for.
-fn end_soon() {
+/// What was served is gone. Threads that hang in a store are not waited for.
+pub(super) fn end_soon() {
     let end = || {
         std::thread::sleep(ENDS_WITHIN);
         std::process::exit(0);
@@ -269,42 +218,4 @@ pub(super) fn of_mount_error(error: &MountError) -> Error {
         MountErrorKind::Failed => Kind::Unreachable,
     };
     Error::new(kind, error.to_string())
-}
-
-/// An error goes from the background to the front as its kind and its words.
-const KINDS: [Kind; 12] = [
-    Kind::Unreachable,
-    Kind::Missing,
-    Kind::Corrupt,
-    Kind::Full,
-    Kind::Busy,
-    Kind::Denied,
-    Kind::Refused,
-    Kind::Unsupported,
-    Kind::Source,
-    Kind::Target,
-    Kind::Usage,
-    Kind::Interrupted,
-];
-
-fn code_of_kind(kind: Kind) -> u8 {
-    let place = KINDS.iter().position(|known| *known == kind);
-    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
-}
-
-fn kind_of_code(code: u8) -> Kind {
-    KINDS.get(usize::from(code)).copied().unwrap_or(Kind::Unreachable)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_in_the_background_ends_the_command_as_one_in_front_would() {
-        for kind in KINDS {
-            assert_eq!(kind_of_code(code_of_kind(kind)), kind);
-        }
-        assert_eq!(kind_of_code(255), Kind::Unreachable);
-    }
 }

@@ -92,6 +92,13 @@ impl fmt::Display for Use {
     }
 }
 
+/// Who uses the block device at `path`, its disk or its partitions.
+pub fn uses_of(machine: &Machine, path: &Path) -> Result<Vec<Use>> {
+    let stat = stat_path(path).context(|| format!("look at {}", path.display()))?;
+    let number = stands_for(&stat);
+    Family::of_device(machine, number, machine.name_of(number)?.as_deref())?.uses(machine)
+}
+
 /// Everything a judge needs to know of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
