@@ -19,7 +19,10 @@ pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
     let pins: Vec<Pin> = pins.into_iter().map(|(_, pin)| pin).filter(|pin| pin.backup == record.id).collect();
     let json = || {
         let mut json = to_json(&record);
-        json["pins"] = json!(pins);
+        // Elsewhere a record has no such key, and most have none here.
+        if !pins.is_empty() {
+            json["pins"] = json!(pins);
+        }
         json
     };
     context.print(json, || page(&record, &pins))?;

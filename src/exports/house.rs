@@ -48,7 +48,7 @@ impl Backups {
         self.pick(&shelf, reference)
     }
 
-    fn pick(&self, shelf: &Shelf, reference: &str) -> Result<Arc<BackupExport>> {
+    fn pick(&self, shelf: &Arc<Shelf>, reference: &str) -> Result<Arc<BackupExport>> {
         let pick = shelf.find(reference)?;
         let key = (pick.backup.id, pick.number);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -173,6 +173,9 @@ fn what_changed_since_another_backup_is_a_dirty_bitmap_that_agrees_with_diff() {
     };
     assert_eq!(dirty("vm", "vm@2026-11-18T10:00:00Z"), wanted);
     assert_eq!(dirty("vm@latest~1", "vm@2026-11-19T10:00:00Z"), wanted);
+    // Any reference names it.
+    assert_eq!(dirty("vm", "vm@latest~1"), wanted);
+    assert_eq!(dirty("vm@latest~1", "vm/disk.img"), wanted);
     let contexts = info(&server.uri("vm", ""))["contexts"].clone();
     let listed: Vec<&str> = contexts.as_array().expect("an array").iter().filter_map(Value::as_str).collect();
     assert!(listed.contains(&"qemu:dirty-bitmap:since:vm@2026-11-18T10:00:00Z"), "{contexts}");

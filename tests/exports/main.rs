@@ -11,6 +11,7 @@ mod captures;
 mod kills;
 mod lives;
 mod model;
+mod oracles;
 mod overlays;
 mod shell;
 mod targets;

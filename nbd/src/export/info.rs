@@ -1,6 +1,7 @@
 //! What is known of an export before anyone uses it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::Name;
 use crate::wire::{Framing, flag, limits, state};
@@ -13,6 +14,33 @@ pub struct BlockSizes {
     /// Multiples of this are efficient: a power of two from 512 bytes up to 32 MiB. Clients align to it and raise their requests to it.
     pub preferred: u32,
 }
+
+/// Names by which a client may ask for a context and that stand in no list: gives the place among [`Info::contexts`].
+#[derive(Clone)]
+pub struct Aliases(Arc<Find>);
+
+type Find = dyn Fn(&str) -> Option<usize> + Send + Sync;
+
+impl Aliases {
+    /// Aliases that a function knows. It must not wait.
+    pub fn new(find: impl Fn(&str) -> Option<usize> + Send + Sync + 'static) -> Self {
+        Aliases(Arc::new(find))
+    }
+}
+
+impl fmt::Debug for Aliases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Aliases")
+    }
+}
+
+impl PartialEq for Aliases {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Aliases {}
 
 /// Size and abilities of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +67,8 @@ pub struct Info {
     pub cache: bool,
     /// Contexts beyond `base:allocation`, which every export has.
     pub contexts: Vec<String>,
+    /// Other names for these contexts.
+    pub aliases: Option<Aliases>,
     /// Only for clients that came by TLS.
     pub tls_only: bool,
 }
@@ -58,6 +88,7 @@ impl Info {
             fast_zero: false,
             cache: false,
             contexts: Vec::new(),
+            aliases: None,
             tls_only: false,
         }
     }
@@ -101,6 +132,12 @@ impl Info {
     /// All contexts; the index of each is the one that [`block_status`](super::Export::block_status) gets.
     pub fn all_contexts(&self) -> impl Iterator<Item = &str> {
         std::iter::once(state::BASE_ALLOCATION).chain(self.contexts.iter().map(String::as_str))
+    }
+
+    /// The place among all contexts of one that this is another name for.
+    pub fn alias(&self, name: &str) -> Option<usize> {
+        let place = self.aliases.as_ref().and_then(|aliases| (aliases.0)(name))?;
+        (place < self.contexts.len()).then_some(place.saturating_add(1))
     }
 
     /// The transmission flags, which also depend on what the session agreed on.

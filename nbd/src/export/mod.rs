@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 pub use crate::wire::{Extent, Name};
 pub use error::{Error, Kind, Result};
-pub use info::{BlockSizes, Info, UnfitInfo};
+pub use info::{Aliases, BlockSizes, Info, UnfitInfo};
 pub use parts::{Part, Parts};
 pub use peer::{Address, Identity, Peer};
 pub use table::{Table, Taken};

@@ -15,7 +15,8 @@ use crate::error::Result;
 use crate::format::BackupId;
 use crate::image::{Engine, Image, Map, Part as ImagePart};
 use afterimage_nbd::export::{
-    Answer, BlockSizes, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Part, Parts, Peer,
+    Aliases, Answer, BlockSizes, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Part,
+    Parts, Peer,
 };
 use afterimage_nbd::wire::state;
 use since::Since;
@@ -51,14 +52,21 @@ pub struct BackupExport {
 
 impl BackupExport {
     /// The image that was picked from the shelf. Fetches nothing.
-    pub fn new(engine: &Arc<Engine>, shelf: &Shelf, pick: &Pick<'_>, traffic: Arc<Traffic>) -> BackupExport {
+    pub fn new(
+        engine: &Arc<Engine>,
+        shelf: &Arc<Shelf>,
+        pick: &Pick<'_>,
+        traffic: Arc<Traffic>,
+    ) -> BackupExport {
         let map = |pick: &Pick<'_>| Map { root: pick.image().root, len: pick.image().size };
-        let relatives = shelf.relatives(pick);
-        let relatives = relatives.iter().take(SINCE_MAX);
-        let (since, contexts): (Vec<Since>, Vec<String>) = relatives
-            .map(|other| (Since::new(map(other)), format!("{SINCE}{}", shelf.canonical(other))))
+        let relatives = shelf.relatives(pick).into_iter().take(SINCE_MAX);
+        let relatives: Vec<(Pick<'_>, String)> = relatives
+            .map(|other| (other, format!("{SINCE}{}", shelf.canonical(&other))))
             .filter(|(_, context)| Name::new(context).is_ok())
-            .unzip();
+            .collect();
+        let since = relatives.iter().map(|(other, _)| Since::new(map(other))).collect();
+        let others: Vec<_> = relatives.iter().map(|(other, _)| (other.backup.id, other.number)).collect();
+        let contexts = relatives.into_iter().map(|(_, context)| context).collect();
         let image = Image::new(Arc::clone(engine), map(pick));
         let chunk = pick.image().root.chunk_size.max(4096);
         let info = Info {
@@ -70,6 +78,7 @@ impl BackupExport {
             description: describe(pick),
             cache: true,
             contexts: [vec![DEPTH.to_owned()], contexts].concat(),
+            aliases: Some(aliases(Arc::clone(shelf), others)),
             ..Info::read_only(image.len())
         };
         let (id, item) = (pick.backup.id, pick.image().name.clone());
@@ -90,6 +99,15 @@ impl BackupExport {
     pub fn image(&self) -> &Image {
         &self.image
     }
+}
+
+/// Any reference to one of the others is a name of its bitmap, not only the canonical one: `since:web01@latest~1`.
+fn aliases(shelf: Arc<Shelf>, others: Vec<(BackupId, usize)>) -> Aliases {
+    Aliases::new(move |name| {
+        let pick = shelf.find(name.strip_prefix(SINCE)?).ok()?;
+        // Behind the context that says in which layer data lies.
+        others.iter().position(|other| *other == (pick.backup.id, pick.number)).map(|place| place + 1)
+    })
 }
 
 /// What people are told of an image.

@@ -340,7 +340,7 @@ impl Capture {
             memory: engine.memory() / 4,
         };
         let record = back_up(engine, &self.runtime, job, progress, &Cancel::default())?;
-        let shelf = Shelf::new(vec![known(&record)]);
+        let shelf = Arc::new(Shelf::new(vec![known(&record)]));
         let pick = shelf.find(&record.id.to_string())?;
         let below = BackupExport::new(engine, &shelf, &pick, Arc::default());
         Ok((record, fresh(Some(Arc::new(below)), self.info.size)?))
