@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 /// A call that takes longer has waited for something.
 const QUICK: Duration = Duration::from_millis(2);
-/// After one that waited, others are presumed to wait for so long.
-const CAUTION: Duration = Duration::from_millis(500);
+/// After one that waited, others are presumed to wait for so many times as long: no more than a tenth of a thread's time is lost to finding out.
+/// A disk that throttles writers for some milliseconds now and then would otherwise have all of them done the long way.
+const CAUTION: u32 = 10;
+const CAUTION_MAX: Duration = Duration::from_secs(2);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -34,8 +36,10 @@ impl Pace {
         let began = start.elapsed();
         let result = call();
         let ended = start.elapsed();
-        if ended.saturating_sub(began) > QUICK {
-            self.slow_until.store(millis(ended + CAUTION), Ordering::Relaxed);
+        let took = ended.saturating_sub(began);
+        if took > QUICK {
+            let caution = took.saturating_mul(CAUTION).min(CAUTION_MAX);
+            self.slow_until.store(millis(ended + caution), Ordering::Relaxed);
         }
         result
     }
@@ -52,5 +56,7 @@ mod tests {
         assert!(!pace.is_slow());
         pace.timed(|| std::thread::sleep(QUICK * 3));
         assert!(pace.is_slow());
+        std::thread::sleep(QUICK * 3 * (CAUTION + 10));
+        assert!(!pace.is_slow(), "for as long as it was slow, times ten");
     }
 }
