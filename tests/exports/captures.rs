@@ -101,6 +101,15 @@ fn a_part_is_no_backup_until_it_is_committed_and_then_only_what_was_written_was_
     let read = record["stats"]["bytes_read"].as_u64().expect("a number");
     assert!(read <= 512 * 1024, "{read} bytes were read for what was written");
     assert_same_bytes(&sand.cat("vm"), &bytes, "the new backup");
+    // At once, before anybody has looked at the repository again: the next part lies on that backup and no other.
+    let script = "print(h.pread(3, 2 ** 22)); h.pwrite(b'z' * 100, 2 ** 23)\nh.shutdown()";
+    let said = shell::on(&server.uri("vm", ""), script).expect_code(0);
+    assert!(said.text().contains("yyy"), "{said}");
+    bytes[8 * MIB as usize..][..100].fill(b'z');
+    let _ = once(&sand, "partial");
+    let next = commit(&sand);
+    assert_eq!(next["parent"], record["id"]);
+    assert_same_bytes(&sand.cat("vm"), &bytes, "the one after it");
     let text = server.stop().expect_code(0);
     assert!(text.stderr.contains("capture commit vm"), "{text}");
     sand.assert_sound();

@@ -273,6 +273,11 @@ impl Capture {
             }
             now.layer.below().image().map(|image| image.id())
         };
+        // Whoever does not know yet of the backup that it lies on, as just after a commit, can't say which is newer. Asked in this order: what
+        // is known of the repository only grows newer.
+        if let Some(id) = id {
+            let _known = self.backups.find(&id.to_string()).await.ok()?;
+        }
         // What it lies on is a backup of its name all the same, if a newer one can't be seen now.
         let newest = latest(&self.backups, &self.name).await.ok()??;
         if id == Some(newest.id()) {
