@@ -21,6 +21,7 @@ use super::seat::Seat;
 use super::watch::Traffic;
 use crate::backup::{ItemSource, Job, Parent, run as back_up};
 use crate::error::{Error, Kind, Result};
+use crate::format::BackupId;
 use crate::format::record::{Content, Record, is_name};
 use crate::progress::{Cancel, Progress};
 use crate::seal::LEVEL_DEFAULT;
@@ -236,7 +237,12 @@ impl Capture {
                 let mut now = self.now();
                 if !now.busy {
                     self.seat.take(&peer)?;
-                    if let Some(layer) = refreshed.filter(|_| now.connections == 0 && !now.written) {
+                    let untouched = now.connections == 0 && !now.written;
+                    // Somebody may have come, and left a backup, since it was looked for.
+                    if let Some((seen, layer)) = refreshed
+                        && untouched
+                        && seen == now.layer.below().image().map(|image| image.id())
+                    {
                         now.layer = Arc::new(layer);
                     }
                     let block = now.layer.side().map().block();
@@ -264,8 +270,8 @@ impl Capture {
         Arc::strong_count(&self.changes) == 1
     }
 
-    /// A layer over a backup that is newer than what an untouched one lies on.
-    async fn newer_base(&self) -> Option<Layer> {
+    /// What an untouched layer lies on, and a layer over a newer backup.
+    async fn newer_base(&self) -> Option<(Option<BackupId>, Layer)> {
         let id = {
             let now = self.now();
             if now.written || now.busy || now.connections > 0 {
@@ -283,7 +289,7 @@ impl Capture {
         if id == Some(newest.id()) {
             return None;
         }
-        fresh(Some(newest), self.info.size).ok()
+        Some((id, fresh(Some(newest), self.info.size).ok()?))
     }
 
     /// A connection has left.

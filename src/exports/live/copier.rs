@@ -55,12 +55,23 @@ type Fetched = Served<Result<u64, Refusal>>;
 
 /// Goes over the map once; gives the first thing that could not be read.
 async fn pass(live: &Arc<Live>, backup: &Arc<BackupExport>) -> Served<Option<Refusal>> {
-    let mut under_way: JoinSet<Fetched> = JoinSet::new();
+    let mut under_way = JoinSet::new();
+    let done = go_over(live, backup, &mut under_way).await;
+    // Also where one has failed: a write that is given up half-way could land behind what the guest writes there next.
+    while under_way.join_next().await.is_some() {}
+    done
+}
+
+async fn go_over(
+    live: &Arc<Live>,
+    backup: &Arc<BackupExport>,
+    under_way: &mut JoinSet<Fetched>,
+) -> Served<Option<Refusal>> {
     let (mut at, mut unread, mut unflushed) = (0, None, 0);
     while let Some(run) = next(live, at) {
         let limit = if live.guest.is_busy(QUIET) { 1 } else { AT_ONCE };
         while under_way.len() >= limit {
-            collect(&mut under_way, &mut unread, &mut unflushed).await?;
+            collect(under_way, &mut unread, &mut unflushed).await?;
         }
         if limit == 1 {
             tokio::time::sleep(PAUSE).await;
@@ -87,7 +98,7 @@ async fn pass(live: &Arc<Live>, backup: &Arc<BackupExport>) -> Served<Option<Ref
         }
     }
     while !under_way.is_empty() {
-        collect(&mut under_way, &mut unread, &mut unflushed).await?;
+        collect(under_way, &mut unread, &mut unflushed).await?;
     }
     live.layer.flush().await?;
     Ok(unread)
