@@ -1,0 +1,6 @@
+//! Backups that other programs wrote, as images. One folder a format; each says which backups there are and opens their images, and
+//! everything above takes those for what they are.
+//!
+//! **Invariant:** nothing here writes to what it reads. What would write is refused by the store that it is given.
+
+pub mod cinder;
