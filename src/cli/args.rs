@@ -72,6 +72,8 @@ pub(super) enum Verb {
     Overlay(Overlay),
     /// Make a backup of what was written to a part of a capture
     Capture(Capture),
+    /// A backup's record, to take to another repository; and back
+    Record(Record),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
@@ -374,6 +376,78 @@ Examples:
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Record {
+    #[command(subcommand)]
+    pub(super) verb: RecordVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RecordVerb {
+    /// Print a backup's record, for another repository to import
+    Export(RecordExport),
+    /// Import records: the backups are listed, mounted, served and restored here, and read from where they lie
+    Import(RecordImport),
+    /// Forget an imported record; the backup stays where it lies
+    Remove {
+        /// Which backup
+        backup: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The line tells which repository the backup is in and where that lies. The record in it is sealed: it takes the repository's key to open it, and no key
+is in it.
+
+Examples:
+  afterimage -r /srv/backups record export web01 > web01.record
+  afterimage -r /srv/backups record export web01 --chain | ssh site-b afterimage -r /srv/backups record import - --home /mnt/site-a")]
+pub(super) struct RecordExport {
+    /// Which backup
+    pub(super) backup: String,
+    /// For whom: native, another repository of afterimage; cinder, `cinder backup-import`
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<RecordFormat>,
+    /// The backups before it, too: the oldest first
+    #[arg(long)]
+    pub(super) chain: bool,
+}
+
+/// Who is to read a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RecordFormat {
+    /// Another repository of afterimage.
+    Native,
+    /// Cinder.
+    Cinder,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The repository that a record comes from, its home, is opened once with its own password or key; from then on this repository's key is enough. Nothing
+is written there, so nothing keeps a backup there that is removed there. With --copy the backups are stored here, and the home is not needed any more;
+interrupted, the same call goes on.
+
+Examples:
+  afterimage -r /srv/site-b record import web01.record
+  afterimage -r /srv/site-b record import web01.record --home /mnt/site-a --home-password-file /root/site-a.pw
+  afterimage -r /srv/site-b record import web01.record --copy")]
+pub(super) struct RecordImport {
+    /// A file of exported records; - : standard input
+    #[arg(value_name = "FILE|-")]
+    pub(super) file: PathBuf,
+    /// Store the backups here, instead of reading them from where they lie
+    #[arg(long)]
+    pub(super) copy: bool,
+    /// Where the repository that they come from lies, if it is not where the record says
+    #[arg(long, value_name = "REPO")]
+    pub(super) home: Option<String>,
+    /// A file whose first line is the password of that repository
+    #[arg(long, value_name = "F")]
+    pub(super) home_password_file: Option<PathBuf>,
 }
 
 /// Whether clients come by TLS.

@@ -31,6 +31,8 @@ pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
             listing::write_parts([(BackupId([1; 16]), RECORD.as_bytes()), (BackupId([2; 16]), b"{}")])
         }
         "record" => vec![RECORD.into()],
+        "carried" => vec![CARRIED.into()],
+        "import" => vec![HOME.into()],
         _ => Vec::new(),
     }
 }
@@ -194,6 +196,12 @@ const OPEN_SLOT: &str = r#"{"version": 1, "repository": "0b077f1e3d1d36157fae754
 const PASSWORD_SLOT: &str = r#"{"version": 1, "repository": "0b077f1e3d1d36157fae754dfe6c54db", "created": "2026-11-20T14:24:51Z",
 "lock": "password", "kdf": "argon2id", "memory_kib": 65536, "passes": 3, "lanes": 1, "salt": "000102030405060708090a0b0c0d0e0f",
 "wrapped": "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b"}"#;
+
+const CARRIED: &str = r#"{"format": "afterimage record", "version": 1, "repository": "01010101010101010101010101010101",
+"place": "/srv/backups", "records": [{"backup": "02020202020202020202020202020202", "object": "41465452"}]}"#;
+
+const HOME: &str = r#"{"version": 1, "repository": "01010101010101010101010101010101", "chunk_size": 131072, "separate": false,
+"created": "2026-11-20T14:24:51Z", "place": "/srv/backups", "imported": "2026-11-21T10:00:00Z", "host": "h"}"#;
 
 const RECORD: &str = r#"{"version": 1, "repository": "01010101010101010101010101010101", "id": "02020202020202020202020202020202",
 "name": "web01", "time": "2026-11-20T10:32:00Z", "written": "2026-11-20T10:33:00Z", "parent": null, "tags": {"site": "a"},
