@@ -74,6 +74,8 @@ pub(super) enum Verb {
     Capture(Capture),
     /// A backup's record, to take to another repository; and back
     Record(Record),
+    /// Write backups as a container that OpenStack Cinder imports and restores
+    Export(Export),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
@@ -423,6 +425,50 @@ pub(super) enum RecordFormat {
     Native,
     /// Cinder.
     Cinder,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The directory is what backup_posix_path names, or the root of the share of an NFS driver. A backup that is there already is left as it is, and one that
+was interrupted begins again; nothing is listed by Cinder before all of it is there. `record export` prints what cinder backup-import takes.
+Cinder 22 to 28 restores increments to new volumes wrongly where bytes became zeros: restore to a volume that exists, or leave out --chain.
+
+Examples:
+  afterimage -r /srv/backups export web01 --to cinder:/var/lib/cinder/backup
+  afterimage -r /srv/backups export web01 db@latest~1 --to cinder:/mnt/share --chain --compression zstd
+  afterimage -r cinder:/var/lib/cinder/backup record export c14cc3b1799c0ada --chain")]
+pub(super) struct Export {
+    /// Which backups; /ITEM behind one for only that image of it
+    #[arg(required = true, value_name = "BACKUP")]
+    pub(super) backups: Vec<String>,
+    /// Where to
+    #[arg(long, value_name = "cinder:DIR")]
+    pub(super) to: String,
+    /// The backups before each, too, and each as an increment to the one before it
+    #[arg(long)]
+    pub(super) chain: bool,
+    /// How objects are compressed; what would not get smaller is not
+    #[arg(long, value_name = "zlib|bz2|zstd|none", default_value = "zlib")]
+    pub(super) compression: CinderCompression,
+    /// How long an object may be: a multiple of 32 KiB; 50 MiB for what is to go to an object store
+    #[arg(long, value_name = "SIZE", default_value_t = crate::foreign::cinder::write::OBJECT_SIZE, value_parser = parse_size)]
+    pub(super) object_size: u64,
+    /// Leave zeros out of full backups: smaller, and right only when it is restored onto new volumes
+    #[arg(long)]
+    pub(super) skip_zeros: bool,
+}
+
+/// How objects of Cinder's are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CinderCompression {
+    /// As Cinder does unless told.
+    Zlib,
+    /// Smaller and slow.
+    Bz2,
+    /// Fast; Cinder from Victoria on.
+    Zstd,
+    /// Not at all.
+    None,
 }
 
 #[derive(Debug, Args)]

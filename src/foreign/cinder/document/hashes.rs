@@ -95,6 +95,45 @@ impl Hashes {
     }
 }
 
+/// What stands around the digests of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Around {
+    /// Before the first one.
+    pub before: Vec<u8>,
+    /// Behind the last one.
+    pub behind: Vec<u8>,
+}
+
+impl Head {
+    /// What stands around `count` digests, for who writes them a few at a time.
+    pub fn around(&self, count: u64) -> Result<Around, Refused> {
+        let sha256s = if count == 0 { Vec::new() } else { vec![[0; 32]] };
+        let written = Hashes { head: self.clone(), sha256s }.write()?;
+        if count == 0 {
+            return Ok(Around { before: written, behind: Vec::new() });
+        }
+        let opens = find(&written, OPENS).and_then(|at| at.checked_add(OPENS.len()));
+        let parts = opens.zip(rfind(&written, CLOSES)).and_then(|(opens, closes)| {
+            Some(Around { before: written.get(..opens)?.to_vec(), behind: written.get(closes..)?.to_vec() })
+        });
+        parts.ok_or(Refused::Layout)
+    }
+
+    /// These digests as they stand in the document; `is_end` says that no others come behind them.
+    pub fn lines(digests: &[Sha256], is_end: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        for digest in digests {
+            out.extend_from_slice(BEFORE);
+            out.extend_from_slice(to_hex(digest).as_bytes());
+            out.extend_from_slice(b"\",");
+        }
+        if is_end {
+            let _comma = out.pop();
+        }
+        out
+    }
+}
+
 impl Frame {
     /// From the first and the last bytes of a document that is `len` long; nothing, when it is laid out otherwise.
     pub fn of(first: &[u8], last: &[u8], len: u64) -> Option<Result<Frame, Refused>> {
@@ -242,6 +281,19 @@ mod tests {
             let range = frame.range(&blocks);
             let found = Frame::parse(&bytes[range.start as usize..range.end as usize]).unwrap();
             prop_assert_eq!(&found[..], &hashes.sha256s[blocks.start as usize..blocks.end as usize]);
+        }
+    }
+
+    #[test]
+    fn what_is_written_a_few_digests_at_a_time_is_the_same_document() {
+        for count in [0, 1, 5] {
+            let Hashes { head, sha256s } = sample(count, "a \n  ] of");
+            let around = head.around(count).unwrap();
+            let (some, rest) = sha256s.split_at(sha256s.len() / 2);
+            let lines = [Head::lines(some, false), Head::lines(rest, true)].concat();
+            let lines = if count == 0 { Vec::new() } else { lines };
+            let pieced = [around.before, lines, around.behind].concat();
+            assert_eq!(pieced, Hashes { head, sha256s }.write().unwrap(), "{count}");
         }
     }
 
