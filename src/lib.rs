@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod exports;
+pub mod foreign;
 pub mod format;
 pub mod image;
 pub mod progress;

@@ -7,10 +7,13 @@
 //! Nothing is listed before all of it is durable, and whatever fails, fails the whole backup.
 
 mod builder;
+mod copy;
+mod over;
 mod pipeline;
 mod plan;
 mod reader;
 mod same;
 
 pub use builder::MapBuilder;
+pub use copy::ImageSource;
 pub use plan::{ItemSource, Job, Parent, run};

@@ -3,12 +3,13 @@
 //! [`run`] judges the job before anything is read, and publishes the record after everything it names is durable. Merging small objects comes
 //! last and may fail: the backup is listed by then. Entered from `cli`, on a thread that may wait.
 
+use super::over::Over;
 use super::pipeline::{ItemDone, ItemPlan, back_up_item};
 use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::record::{Content, Item, Record, Stats, Writer as WrittenBy, is_name};
 use crate::format::{BackupId, limits};
-use crate::image::{Engine, Map};
+use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::writer::Writer;
 use crate::seal::random;
@@ -22,7 +23,7 @@ use tokio::runtime::Handle;
 /// Which backup the new one is compared with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Parent {
-    /// The latest of the same name.
+    /// The latest of the same name that lies in this repository.
     #[default]
     Latest,
     /// None.
@@ -59,6 +60,8 @@ pub struct Job {
     pub digest: bool,
     /// How many bytes of buffers may be in use.
     pub memory: u64,
+    /// The same backup elsewhere: its id and whose it is are kept, and an image whose digest is known has to have it.
+    pub copy_of: Option<Box<Record>>,
 }
 
 /// Makes the backup. Runs on the calling thread and on others, none of which may be a worker of `runtime`.
@@ -83,11 +86,20 @@ pub fn run(
         judge_parent(parent.as_ref(), item)?;
     }
     for item in job.items {
+        let before = parent.as_ref().and_then(|parent| Some((parent, map_of(parent, &item.name)?)));
+        let (source, map) = match before {
+            Some((parent, map)) if parent.repository != repository.id() => {
+                let image = Image::new(engine.home(parent.repository)?, map);
+                let over = Over::new(item.source, image, runtime.clone());
+                (Box::new(over) as Box<dyn Source>, None)
+            }
+            before => (item.source, before.map(|(_, map)| map)),
+        };
         let plan = ItemPlan {
             engine,
             runtime,
             known: &known,
-            parent: parent.as_ref().and_then(|parent| map_of(parent, &item.name)),
+            parent: map,
             level: job.level,
             digest: job.digest,
             memory: job.memory,
@@ -95,17 +107,28 @@ pub fn run(
             cancel,
         };
         let name = item.name;
-        let done = back_up_item(&plan, &mut writer, item.source).context(|| format!("back up {name}"))?;
+        let done = back_up_item(&plan, &mut writer, source).context(|| format!("back up {name}"))?;
         stats.bytes_read += done.bytes_read;
         stats.bytes_new += done.bytes_new;
-        items.push(as_item(name, done)?);
+        let item = as_item(name, done)?;
+        if let Some(original) = &job.copy_of {
+            judge_copy(original, &item)?;
+        }
+        items.push(item);
     }
     cancel.check()?;
     let named = runtime.block_on(repository.publish_index(writer.finish()?))?;
     stats.bytes_stored = named.stored;
     stats.seconds = started.elapsed().as_secs_f64();
-    let id = BackupId(new_id()?);
+    let id = match &job.copy_of {
+        Some(original) => original.id,
+        None => BackupId(new_id()?),
+    };
     let text = |key: &str| job.metadata.get(key).and_then(Value::as_str).map(str::to_owned);
+    let whose = |key: &str, of: fn(&Record) -> &Option<String>| match &job.copy_of {
+        Some(original) => of(original).clone(),
+        None => text(key),
+    };
     let record = Record {
         version: limits::VERSION.into(),
         repository: repository.id(),
@@ -116,11 +139,11 @@ pub fn run(
         parent: parent.map(|parent| parent.id),
         items,
         tags: job.tags,
-        project: text("project"),
-        user: text("user"),
-        group: text("group"),
-        consistency: text("consistency"),
-        protocol: text("protocol"),
+        project: whose("project", |record| &record.project),
+        user: whose("user", |record| &record.user),
+        group: whose("group", |record| &record.group),
+        consistency: whose("consistency", |record| &record.consistency),
+        protocol: whose("protocol", |record| &record.protocol),
         metadata: job.metadata,
         writer: WrittenBy {
             program: concat!("afterimage ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -177,7 +200,7 @@ async fn find_parent(engine: &Arc<Engine>, job: &Job) -> Result<Option<Record>> 
         Parent::None => Ok(None),
         Parent::Of(id) => repository.record(id).await.map(Some),
         Parent::Latest => {
-            let listing = repository.list().await?;
+            let listing = repository.list_ours().await?;
             for (id, error) in &listing.damaged {
                 tracing::warn!("backup {id} can't be the parent: {error}");
             }
@@ -204,6 +227,22 @@ fn judge_parent(parent: Option<&Record>, item: &ItemSource) -> Result<()> {
     let before = parent.and_then(|parent| item_of(parent, &item.name));
     let facts = before.and_then(|before| serde_json::from_value(before.source.clone()).ok());
     item.source.judge_parent(facts.as_ref()).context(|| format!("back up {}", item.name))
+}
+
+fn judge_copy(original: &Record, copy: &Item) -> Result<()> {
+    let digest = |item: &Item| match &item.content {
+        Content::Image { sha256, .. } => sha256.clone(),
+        Content::Tree { .. } => None,
+    };
+    let wanted = original.items.iter().find(|item| item.name == copy.name).and_then(digest);
+    match (wanted, digest(copy)) {
+        (Some(wanted), Some(found)) if wanted != found => {
+            let words = format!("{}: its SHA-256 is {found}, and its record says {wanted}", copy.name);
+            Err(Error::new(Kind::Corrupt, words)
+                .hint("what was copied is not what was backed up; nothing was listed"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn as_item(name: String, done: ItemDone) -> Result<Item> {

@@ -72,6 +72,10 @@ pub(super) enum Verb {
     Overlay(Overlay),
     /// Make a backup of what was written to a part of a capture
     Capture(Capture),
+    /// A backup's record, to take to another repository; and back
+    Record(Record),
+    /// Write backups as a container that OpenStack Cinder imports and restores
+    Export(Export),
     /// Show what differs between two backups
     Diff(Diff),
     /// Check that backups can be read
@@ -374,6 +378,122 @@ Examples:
         #[arg(long, value_name = "PATH")]
         control: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Record {
+    #[command(subcommand)]
+    pub(super) verb: RecordVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RecordVerb {
+    /// Print a backup's record, for another repository to import
+    Export(RecordExport),
+    /// Import records: the backups are listed, mounted, served and restored here, and read from where they lie
+    Import(RecordImport),
+    /// Forget an imported record; the backup stays where it lies
+    Remove {
+        /// Which backup
+        backup: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The line tells which repository the backup is in and where that lies. The record in it is sealed: it takes the repository's key to open it, and no key
+is in it.
+
+Examples:
+  afterimage -r /srv/backups record export web01 > web01.record
+  afterimage -r /srv/backups record export web01 --chain | ssh site-b afterimage -r /srv/backups record import - --home /mnt/site-a")]
+pub(super) struct RecordExport {
+    /// Which backup
+    pub(super) backup: String,
+    /// For whom: native, another repository of afterimage; cinder, `cinder backup-import`
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<RecordFormat>,
+    /// The backups before it, too: the oldest first
+    #[arg(long)]
+    pub(super) chain: bool,
+}
+
+/// Who is to read a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RecordFormat {
+    /// Another repository of afterimage.
+    Native,
+    /// Cinder.
+    Cinder,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The directory is what backup_posix_path names, or the root of the share of an NFS driver. A backup that is there already is left as it is, and one that
+was interrupted begins again; nothing is listed by Cinder before all of it is there. `record export` prints what cinder backup-import takes.
+Cinder 22 to 28 restores increments to new volumes wrongly where bytes became zeros: restore to a volume that exists, or leave out --chain.
+
+Examples:
+  afterimage -r /srv/backups export web01 --to cinder:/var/lib/cinder/backup
+  afterimage -r /srv/backups export web01 db@latest~1 --to cinder:/mnt/share --chain --compression zstd
+  afterimage -r cinder:/var/lib/cinder/backup record export c14cc3b1799c0ada --chain")]
+pub(super) struct Export {
+    /// Which backups; /ITEM behind one for only that image of it
+    #[arg(required = true, value_name = "BACKUP")]
+    pub(super) backups: Vec<String>,
+    /// Where to
+    #[arg(long, value_name = "cinder:DIR")]
+    pub(super) to: String,
+    /// The backups before each, too, and each as an increment to the one before it
+    #[arg(long)]
+    pub(super) chain: bool,
+    /// How objects are compressed; what would not get smaller is not
+    #[arg(long, value_name = "zlib|bz2|zstd|none", default_value = "zlib")]
+    pub(super) compression: CinderCompression,
+    /// How long an object may be: a multiple of 32 KiB; 50 MiB for what is to go to an object store
+    #[arg(long, value_name = "SIZE", default_value_t = crate::foreign::cinder::write::OBJECT_SIZE, value_parser = parse_size)]
+    pub(super) object_size: u64,
+    /// Leave zeros out of full backups: smaller, and right only when it is restored onto new volumes
+    #[arg(long)]
+    pub(super) skip_zeros: bool,
+}
+
+/// How objects of Cinder's are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CinderCompression {
+    /// As Cinder does unless told.
+    Zlib,
+    /// Smaller and slow.
+    Bz2,
+    /// Fast; Cinder from Victoria on.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The repository that a record comes from, its home, is opened once with its own password or key; from then on this repository's key is enough. Nothing
+is written there, so nothing keeps a backup there that is removed there. With --copy the backups are stored here, and the home is not needed any more;
+interrupted, the same call goes on.
+
+Examples:
+  afterimage -r /srv/site-b record import web01.record
+  afterimage -r /srv/site-b record import web01.record --home /mnt/site-a --home-password-file /root/site-a.pw
+  afterimage -r /srv/site-b record import web01.record --copy")]
+pub(super) struct RecordImport {
+    /// A file of exported records; - : standard input
+    #[arg(value_name = "FILE|-")]
+    pub(super) file: PathBuf,
+    /// Store the backups here, instead of reading them from where they lie
+    #[arg(long)]
+    pub(super) copy: bool,
+    /// Where the repository that they come from lies, if it is not where the record says
+    #[arg(long, value_name = "REPO")]
+    pub(super) home: Option<String>,
+    /// A file whose first line is the password of that repository
+    #[arg(long, value_name = "F")]
+    pub(super) home_password_file: Option<PathBuf>,
 }
 
 /// Whether clients come by TLS.

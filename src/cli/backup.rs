@@ -66,6 +66,7 @@ pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<
         level: args.level,
         digest: args.digest,
         memory: context.global.memory,
+        copy_of: None,
     };
     let record = context.with_progress("backing up", |progress| {
         back_up(&engine, context.runtime(), job, progress, &context.cancel)

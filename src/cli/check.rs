@@ -22,6 +22,10 @@ pub(super) fn run(context: &Context, args: &Check) -> Result<u8> {
     let json = || serde_json::to_value(&report).unwrap_or_default();
     context.print(json, || page(&report))?;
     match report.damaged.len() {
+        0 if report.unchecked > 0 => {
+            let words = format!("{} imported backups could not be checked", report.unchecked);
+            Err(Error::new(Kind::Unreachable, words).hint("what lies in this repository itself is right"))
+        }
         0 => Ok(0),
         count => Err(Error::new(Kind::Corrupt, format!("{count} pieces of damage were found")).hint(
             "what is not named is right; a new backup of the same source stores what is missing afresh",

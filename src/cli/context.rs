@@ -139,7 +139,7 @@ impl Context {
         let Content::Image { size, root, .. } = item.content else {
             return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
         };
-        let image = Image::new(Arc::clone(engine), Map { root, len: size });
+        let image = Image::new(engine.home(record.repository)?, Map { root, len: size });
         Ok((record, item, image))
     }
 

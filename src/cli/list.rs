@@ -4,6 +4,7 @@ use super::args::List;
 use super::context::Context;
 use super::{backup::split_tag, units};
 use crate::error::{Error, Kind, Result};
+use crate::format::RepositoryId;
 use crate::format::record::{Content, Record};
 use crate::format::shown::to_json;
 use serde_json::Value;
@@ -17,8 +18,10 @@ pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
             && tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
     };
     let records: Vec<&Record> = listing.records.iter().filter(wanted).collect();
-    context
-        .print(|| Value::Array(records.iter().map(|record| to_json(record)).collect()), || table(&records))?;
+    context.print(
+        || Value::Array(records.iter().map(|record| to_json(record)).collect()),
+        || table(&records, repository.id()),
+    )?;
     match listing.damaged.as_slice() {
         [] => Ok(0),
         damaged => {
@@ -31,7 +34,7 @@ pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
     }
 }
 
-fn table(records: &[&Record]) -> String {
+fn table(records: &[&Record], here: RepositoryId) -> String {
     let width = records.iter().map(|record| record.name.chars().count()).max().unwrap_or(4).clamp(4, 40);
     let mut out = match records {
         [] => String::new(),
@@ -45,6 +48,10 @@ fn table(records: &[&Record]) -> String {
             Content::Image { size: s, allocated, .. } => (size + s, data + allocated),
             Content::Tree { bytes, .. } => (size + bytes, data + bytes),
         });
+        let stored = match record.repository == here {
+            true => units::size(record.stats.bytes_stored),
+            false => "elsewhere".to_owned(),
+        };
         let tags: Vec<String> = record.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let line = format!(
             "{:.16}  {:<width$}  {:<20}  {:>10}  {:>10}  {:>10}  {}",
@@ -53,7 +60,7 @@ fn table(records: &[&Record]) -> String {
             record.time.to_string(),
             units::size(size),
             units::size(data),
-            units::size(record.stats.bytes_stored),
+            stored,
             units::plain(&tags.join(" "))
         );
         out.push_str(line.trim_end());

@@ -13,6 +13,7 @@ mod context;
 mod control;
 mod detach;
 mod diff;
+mod export;
 mod figures;
 mod init;
 mod key;
@@ -21,6 +22,7 @@ mod locations;
 mod mount;
 mod overlay;
 mod password;
+mod record;
 mod restore;
 mod serve;
 mod show;
@@ -71,6 +73,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Serve(args) => serve::run(&context, &args),
         Verb::Overlay(args) => overlay::run(&context, args),
         Verb::Capture(args) => capture::run(&context, &args),
+        Verb::Export(args) => export::run(&context, &args),
+        Verb::Record(args) => record::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),

@@ -6,6 +6,7 @@ use super::units;
 use crate::error::Result;
 use crate::format::record::{Content, Record};
 use crate::format::shown::to_json;
+use crate::repo::imports::Whereabouts;
 use crate::repo::pins::Pin;
 use crate::repo::refs::Reference;
 use serde_json::json;
@@ -17,25 +18,38 @@ pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
     let record = context.runtime().block_on(repository.find(&reference))?;
     let pins = context.runtime().block_on(repository.pins())?;
     let pins: Vec<Pin> = pins.into_iter().map(|(_, pin)| pin).filter(|pin| pin.backup == record.id).collect();
+    let home = match record.repository == repository.id() {
+        true => None,
+        false => Some(context.runtime().block_on(repository.imported(record.id))?.1),
+    };
     let json = || {
         let mut json = to_json(&record);
+        if let Some(home) = &home {
+            json["home"] = json!(home);
+        }
         // Elsewhere a record has no such key, and most have none here.
         if !pins.is_empty() {
             json["pins"] = json!(pins);
         }
         json
     };
-    context.print(json, || page(&record, &pins))?;
+    context.print(json, || page(&record, home.as_ref(), &pins))?;
     Ok(0)
 }
 
-fn page(record: &Record, pins: &[Pin]) -> String {
+fn page(record: &Record, home: Option<&Whereabouts>, pins: &[Pin]) -> String {
     let mut out = String::new();
     let mut line = |what: &str, value: &str| {
         let _fits = writeln!(out, "{what:<12}{}", units::plain(value));
     };
     line("backup", &record.id.to_string());
     line("name", &record.name);
+    if let Some(home) = home {
+        line(
+            "lies in",
+            &format!("{} (repository {}), imported {}", home.place, home.repository, home.imported),
+        );
+    }
     line("kind", record.kind());
     line("time", &record.time.to_string());
     line("written", &format!("{} by {} on {}", record.written, record.writer.program, record.writer.host));

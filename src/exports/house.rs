@@ -56,7 +56,8 @@ impl Backups {
             return Ok(export);
         }
         open.retain(|_, export| export.strong_count() > 0);
-        let export = Arc::new(BackupExport::new(&self.engine, shelf, &pick, Arc::clone(&self.traffic)));
+        let export = BackupExport::new(&self.engine, shelf, &pick, Arc::clone(&self.traffic));
+        let export = Arc::new(export?);
         let _gone = open.insert(key, Arc::downgrade(&export));
         Ok(export)
     }

@@ -1,7 +1,7 @@
 //! One door per parser for fuzzers: bytes in, no panic out. What parses has to be written back the same.
 
 use super::{ObjectId, PackId, RepositoryId, ids::SealKind};
-use super::{config, index, listing, node, object, pack, record, slot};
+use super::{carried, config, import, index, listing, node, object, pack, record, slot};
 
 /// A target: its name, and what takes the bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -18,6 +18,8 @@ pub const TARGETS: &[Target] = &[
     ("index", index),
     ("catalog", catalog),
     ("record", record),
+    ("carried", carried),
+    ("import", import),
 ];
 
 const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
@@ -78,5 +80,19 @@ fn catalog(bytes: &[u8]) {
 fn record(bytes: &[u8]) {
     if let Ok(record) = record::Record::parse(bytes) {
         assert!(record.write().is_ok());
+    }
+}
+
+fn carried(bytes: &[u8]) {
+    if let Ok(carried) = carried::Carried::parse(bytes) {
+        let again = carried.write();
+        assert!(again.is_ok_and(|line| carried::Carried::parse(line.as_bytes()) == Ok(carried)));
+    }
+}
+
+fn import(bytes: &[u8]) {
+    if let Ok(home) = import::Home::parse(bytes) {
+        let again = home.write();
+        assert!(again.is_ok_and(|bytes| import::Home::parse(&bytes) == Ok(home)));
     }
 }

@@ -12,21 +12,18 @@ pub fn to_hex(bytes: &[u8]) -> String {
 
 /// Exactly `N` bytes from `2 N` lower-case hexadecimal digits.
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != N.checked_mul(2)? {
-        return None;
-    }
+    from_hex_any(text)?.try_into().ok()
+}
+
+/// Bytes from twice as many lower-case hexadecimal digits.
+pub fn from_hex_any(text: &str) -> Option<Vec<u8>> {
     let nibble = |digit: u8| match digit {
         b'0'..=b'9' => digit.checked_sub(b'0'),
         b'a'..=b'f' => digit.checked_sub(b'a')?.checked_add(10),
         _ => None,
     };
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let (high, low) = pair.split_first()?;
-        *byte = (nibble(*high)? << 4) | nibble(*low.first()?)?;
-    }
-    Some(bytes)
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some((nibble(*high)? << 4) | nibble(*low)?)).collect()
 }
 
 macro_rules! id {
@@ -151,6 +148,8 @@ pub enum SealKind {
     Damaged = 21,
     /// Which backup something rests on.
     Pin = 22,
+    /// A backup that lies in another repository.
+    Import = 23,
 }
 
 impl SealKind {

@@ -57,6 +57,13 @@ pub const ITEMS_MAX: usize = 4096;
 /// The longest name of a backup, tag or item, in bytes.
 pub const NAME_LEN_MAX: usize = 200;
 
+/// The longest line of exported records.
+pub const CARRIED_LEN_MAX: u32 = 128 * MIB;
+/// The most records on one line.
+pub const CARRIED_RECORDS_MAX: u32 = 65_536;
+/// The longest text that says where a repository lies.
+pub const PLACE_LEN_MAX: usize = 4096;
+
 /// The longest `afterimage.json` and the longest key slot.
 pub const SMALL_JSON_LEN_MAX: u32 = 64 * KIB;
 /// The most memory a key slot may ask of key derivation, in KiB.

@@ -16,11 +16,13 @@
     )
 )]
 
+pub mod carried;
 pub mod config;
 mod corrupt;
 mod cursor;
 pub mod fuzz;
 pub mod ids;
+pub mod import;
 pub mod index;
 pub mod limits;
 pub mod listing;

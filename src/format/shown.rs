@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 pub fn to_json(record: &Record) -> Value {
     json!({
         "id": record.id,
+        "repository": record.repository,
         "name": record.name,
         "kind": record.kind(),
         "time": record.time,

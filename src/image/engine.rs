@@ -14,11 +14,12 @@ use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Node;
-use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
 use bytes::Bytes;
 use lru::LruCache;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,21 +49,23 @@ type Fetched = Result<Verified>;
 type ChunkLead = Lead<ChunkId, Fetched>;
 type NodeLead = Lead<ChunkId, Result<Arc<Node>>>;
 
-/// The shared engine.
+/// The shared engine. One for each repository that is read from; those of imported backups' homes share caches, threads and budget with the first
+/// one. Ids of chunks are keyed, so those of two repositories never meet in a cache.
 pub struct Engine {
     repository: Arc<Repository>,
     runtime: Handle,
     memory: u64,
-    chunks: ChunkCache<ChunkId, Verified>,
-    nodes: ChunkCache<ChunkId, Arc<Node>>,
+    chunks: Arc<ChunkCache<ChunkId, Verified>>,
+    nodes: Arc<ChunkCache<ChunkId, Arc<Node>>>,
     chunk_flights: Flights<ChunkId, Fetched>,
     node_flights: Flights<ChunkId, Result<Arc<Node>>>,
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
-    pool: Pool,
-    disk: Option<Disk>,
+    pool: Arc<Pool>,
+    disk: Option<Arc<Disk>>,
     /// Readers with a window.
-    streams: AtomicI64,
-    watch: Watch,
+    streams: Arc<AtomicI64>,
+    watch: Arc<Watch>,
+    homes: Mutex<HashMap<RepositoryId, Arc<Engine>>>,
 }
 
 impl Engine {
@@ -87,16 +90,49 @@ impl Engine {
             repository,
             runtime,
             memory,
-            chunks: ChunkCache::new(part(5)),
-            nodes: ChunkCache::new(part(1)),
+            chunks: Arc::new(ChunkCache::new(part(5))),
+            nodes: Arc::new(ChunkCache::new(part(1))),
             chunk_flights: Flights::new(),
             node_flights: Flights::new(),
             lost: Mutex::new(LruCache::new(LOST_MAX)),
-            pool,
-            disk,
-            streams: AtomicI64::new(0),
-            watch: Watch::default(),
+            pool: Arc::new(pool),
+            disk: disk.map(Arc::new),
+            streams: Arc::default(),
+            watch: Arc::default(),
+            homes: Mutex::default(),
         }))
+    }
+
+    /// What reads from the repository that holds a backup of ours: this one, or the home of an imported one.
+    pub fn home(self: &Arc<Self>, repository: RepositoryId) -> Result<Arc<Engine>> {
+        if repository == self.repository.id() {
+            return Ok(Arc::clone(self));
+        }
+        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = homes.get(&repository) {
+            return Ok(Arc::clone(home));
+        }
+        let home = Arc::new(self.beside(self.repository.home(repository)?));
+        let _new = homes.insert(repository, Arc::clone(&home));
+        Ok(home)
+    }
+
+    fn beside(&self, repository: Arc<Repository>) -> Engine {
+        Engine {
+            repository,
+            runtime: self.runtime.clone(),
+            memory: self.memory,
+            chunks: Arc::clone(&self.chunks),
+            nodes: Arc::clone(&self.nodes),
+            chunk_flights: Flights::new(),
+            node_flights: Flights::new(),
+            lost: Mutex::new(LruCache::new(LOST_MAX)),
+            pool: Arc::clone(&self.pool),
+            disk: self.disk.clone(),
+            streams: Arc::clone(&self.streams),
+            watch: Arc::clone(&self.watch),
+            homes: Mutex::default(),
+        }
     }
 
     /// Whose chunks they are.
@@ -121,7 +157,7 @@ impl Engine {
 
     /// How many bytes the tier on disk holds, if there is one.
     pub fn disk_bytes(&self) -> Option<u64> {
-        self.disk.as_ref().map(Disk::bytes)
+        self.disk.as_ref().map(|disk| disk.bytes())
     }
 
     /// How many bytes of chunks may be kept in memory.

@@ -29,10 +29,42 @@ pub struct Listing {
     pub damaged: Vec<(BackupId, Error)>,
 }
 
+impl Listing {
+    /// What went away meanwhile is passed over, what is damaged is named.
+    fn take(&mut self, id: BackupId, read: Result<Record>) -> Result<()> {
+        match read {
+            Ok(record) => self.records.push(record),
+            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                self.damaged.push((id, error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.records.sort_by_key(|record| (record.time, record.written, record.id));
+    }
+}
+
 impl Repository {
-    /// Lists all backups. A record that can't be read is named beside the others.
+    /// Lists all backups, imported ones too. A record that can't be read is named beside the others.
     pub async fn list(&self) -> Result<Listing> {
-        let ids: Vec<BackupId> = self.backup_ids().await?;
+        let mut listing = self.list_ours().await?;
+        for some in self.import_ids().await?.chunks(AT_ONCE) {
+            let futures = some.iter().map(|&id| async move { (id, self.imported(id).await) });
+            for (id, read) in crate::repo::together(futures).await {
+                listing.take(id, read.map(|(record, _)| record))?;
+            }
+        }
+        listing.sort();
+        Ok(listing)
+    }
+
+    /// Lists the backups that lie here.
+    pub async fn list_ours(&self) -> Result<Listing> {
+        let ids: Vec<BackupId> = self.record_ids().await?;
         let copies = (ids.len() >= COPIES_FROM).then(|| State::open(&self.cache));
         let known = match ids.len() {
             0..LOOSE_MAX => HashMap::new(),
@@ -41,9 +73,9 @@ impl Repository {
         self.list_with(ids, known, copies.as_ref()).await
     }
 
-    /// Lists all backups by their records alone: what a catalogue or this machine knows of a record says nothing about the record.
+    /// Lists the backups that lie here by their records alone: what a catalogue or this machine knows of a record says nothing about the record.
     pub async fn list_records(&self) -> Result<Listing> {
-        self.list_with(self.backup_ids().await?, HashMap::new(), None).await
+        self.list_with(self.record_ids().await?, HashMap::new(), None).await
     }
 
     async fn list_with(
@@ -61,28 +93,34 @@ impl Repository {
             }
         }
         for (id, read) in self.read_records(missing, copies).await {
-            match read {
-                Ok(record) => listing.records.push(record),
-                Err(error) if error.kind() == Kind::Missing => {}
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-                    listing.damaged.push((id, error));
-                }
-                Err(error) => return Err(error),
-            }
+            listing.take(id, read)?;
         }
-        listing.records.sort_by_key(|record| (record.time, record.written, record.id));
+        listing.sort();
         Ok(listing)
     }
 
-    /// The ids of all backups.
+    /// The ids of all backups, imported ones too.
     pub async fn backup_ids(&self) -> Result<Vec<BackupId>> {
+        let mut ids = self.record_ids().await?;
+        ids.extend(self.import_ids().await?);
+        Ok(ids)
+    }
+
+    /// The ids of the backups that lie here.
+    pub async fn record_ids(&self) -> Result<Vec<BackupId>> {
         let objects = self.list_objects(SealKind::Record).await?;
         Ok(objects.into_iter().map(|(id, _)| BackupId(id.0)).collect())
     }
 
-    /// One record, from the store.
+    /// One record, from the store; an imported one if none lies here.
     pub async fn record(&self, id: BackupId) -> Result<Record> {
-        self.record_bytes(id, None).await
+        match self.record_bytes(id, None).await {
+            Err(missing) if missing.kind() == Kind::Missing => match self.imported(id).await {
+                Err(error) if error.kind() == Kind::Missing => Err(missing),
+                imported => imported.map(|(record, _)| record),
+            },
+            read => read,
+        }
     }
 
     async fn record_bytes(&self, id: BackupId, copies: Option<&State>) -> Result<Record> {
@@ -189,7 +227,7 @@ impl Repository {
     /// Merges records that no catalogue has into one, together with catalogues that are no larger: their number grows with the
     /// logarithm of the number of backups.
     pub async fn merge_catalogue(&self) -> Result<()> {
-        let ids = self.backup_ids().await?;
+        let ids = self.record_ids().await?;
         if ids.len() < LOOSE_MAX {
             return Ok(());
         }

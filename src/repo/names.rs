@@ -21,6 +21,7 @@ pub fn folder(kind: SealKind) -> &'static str {
         SealKind::Mark => "marks/",
         SealKind::Damaged => "damaged/",
         SealKind::Pin => "pins/",
+        SealKind::Import => "imports/",
         SealKind::Data | SealKind::Node | SealKind::Table | SealKind::Tree => PACKS,
     }
 }

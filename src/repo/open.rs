@@ -5,6 +5,7 @@
 //! Holds: nothing is derived for a slot whose parameters were not judged; nobody is asked for a password while an open slot is there; a wrong
 //! password has one answer, whichever slot it was tried on.
 
+use super::imports::Homes;
 use super::objects::random_id;
 use super::segments::Segments;
 use super::{names, once_more};
@@ -29,7 +30,8 @@ pub struct Repository {
     /// Where this machine keeps what it can make again, for this repository alone.
     pub cache: PathBuf,
     pub(super) index: tokio::sync::OnceCell<Arc<Segments>>,
-    master: MasterKey,
+    pub(super) homes: Homes,
+    pub(super) master: MasterKey,
 }
 
 /// What `init` is told.
@@ -110,7 +112,19 @@ impl Repository {
             unlock(config.repository, &slots, way, &fits).context(|| format!("open {place}"))?;
         let keys = Arc::new(keys);
         let cache = cache.join(config.repository.to_string());
-        Ok(Repository { store, keys, config, cache, index: tokio::sync::OnceCell::new(), master })
+        Ok(Repository::of_parts(store, keys, config, cache, master))
+    }
+
+    /// A repository of which all this is known.
+    pub(super) fn of_parts(
+        store: AnyStore,
+        keys: Arc<Keys>,
+        config: Config,
+        cache: PathBuf,
+        master: MasterKey,
+    ) -> Repository {
+        let (index, homes) = Default::default();
+        Repository { store, keys, config, cache, index, homes, master }
     }
 
     /// Whether the repository in a store opens with a password only.

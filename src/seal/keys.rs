@@ -30,6 +30,16 @@ impl MasterKey {
         random(&mut *key)?;
         Ok(MasterKey(key))
     }
+
+    /// As it was written down where only who may have it reads.
+    pub fn parse(bytes: &[u8]) -> Option<MasterKey> {
+        Some(MasterKey(Zeroizing::new(bytes.try_into().ok()?)))
+    }
+
+    /// Its bytes, to be sealed and written nowhere else.
+    pub fn expose(&self) -> &[u8] {
+        &*self.0
+    }
 }
 
 /// Fills a buffer with random bytes. They come from the kernel: a generator of our own would first gather entropy, for as long

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod deadline;
 mod dice;
 pub mod fault;
+pub mod late;
 #[cfg(test)]
 mod layer_tests;
 pub mod limit;

@@ -3,6 +3,7 @@
 //! Packs first ([`super::packs`]): their tables are the truth about which chunks exist. Then the indexes are held to that truth,
 //! and the map of every backup is walked. Damage is named by object, and by backup, image and range where it hurts one.
 
+use super::imports::InHome;
 use super::packs::{Findings, check_packs, is_damage};
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
@@ -64,6 +65,8 @@ pub struct Report {
     pub packs_read: u64,
     /// Bytes of them.
     pub bytes_read: u64,
+    /// Imported backups whose home could not be reached.
+    pub unchecked: u64,
     /// What is worth knowing but no damage.
     pub notes: Vec<String>,
 }
@@ -129,6 +132,7 @@ pub fn check(
             check.backup(record)?;
         }
     }
+    check.imports(engine, options, cancel)?;
     check.blame_the_rest();
     if options.note {
         check.note();
@@ -252,6 +256,42 @@ impl Check<'_> {
         }
         for (object, error) in self.runtime.block_on(self.repository.damaged_helpers())? {
             self.blame(object, None, None, 0..0, &error);
+        }
+        Ok(())
+    }
+
+    /// Imported backups, each in its home.
+    fn imports(&mut self, engine: &Arc<Engine>, options: &Options, cancel: &Cancel) -> Result<()> {
+        for id in self.runtime.block_on(self.repository.import_ids())? {
+            cancel.check()?;
+            if !options.only.is_empty() && !options.only.contains(&id) {
+                continue;
+            }
+            let object = names::object(SealKind::Import, id.into())?.to_string();
+            let (record, home) = match self.runtime.block_on(self.repository.imported(id)) {
+                Ok(imported) => imported,
+                Err(error) if is_damage(&error) => {
+                    self.blame(object, Some(id.to_string()), None, 0..0, &error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let there = InHome::new(engine.home(record.repository)?, self.runtime, cancel);
+            match there.check(&record, options.read_percent > 0.0) {
+                Ok(lost) => {
+                    self.report.backups_ok += u64::from(lost.is_empty());
+                    for (item, range, error) in lost {
+                        let object = format!("{object} in {}", home.place);
+                        self.blame(object, Some(id.to_string()), Some(item), range, &error);
+                    }
+                }
+                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+                Err(error) => {
+                    self.report.unchecked += 1;
+                    let words = format!("backup {id} lies in {} and was not checked: {error}", home.place);
+                    self.report.notes.push(words);
+                }
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! ids are recomputed when content is read. It removes and repairs nothing; all it may write is a note of what it found.
 
 mod check;
+mod imports;
 mod packs;
 
 pub use check::{Damage, Options, Report, check};

@@ -5,8 +5,8 @@
 
 use super::name::{escape, escape_item};
 use super::number::Numbers;
-use crate::format::BackupId;
 use crate::format::record::{Content, Record, Root};
+use crate::format::{BackupId, RepositoryId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ pub struct Backup {
     pub written: jiff::Timestamp,
     /// Its images.
     pub images: Vec<ImageItem>,
+    /// The repository that holds them.
+    pub home: RepositoryId,
     kind: Kind,
     group: String,
 }
@@ -89,6 +91,7 @@ impl Backup {
             time: record.time,
             written: record.written,
             images,
+            home: record.repository,
             kind,
             group: escape(&record.name),
         })

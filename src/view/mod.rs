@@ -116,7 +116,8 @@ impl View {
         let image = shown.backup.images.get(number);
         let missing = || Error::new(ErrorKind::Missing, "there is no such image in the backup");
         let ImageItem { root, size, .. } = image.ok_or_else(missing)?;
-        let image = Image::new(Arc::clone(&self.engine), Map { root: *root, len: *size });
+        let engine = self.engine.home(shown.backup.home)?;
+        let image = Image::new(engine, Map { root: *root, len: *size });
         Ok(File::image(image))
     }
 

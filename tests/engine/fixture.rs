@@ -186,6 +186,7 @@ pub(crate) fn job(name: &str, source: impl Source + 'static) -> Job {
         metadata: Default::default(),
         level: LEVEL_DEFAULT,
         digest: false,
+        copy_of: None,
         memory: MEMORY,
     }
 }

@@ -1,5 +1,6 @@
 //! Where fuzzing begins: for each parser of the format, bytes as its writer makes them, small and whole.
 
+use afterimage::foreign::cinder::document::record::ExportRecord;
 use afterimage::format::node::{Child, Entry, Node, Shape, slot_span};
 use afterimage::format::pack::{self, Row};
 use afterimage::format::{BackupId, ChunkId, ObjectId, PackId, Place, RepositoryId};
@@ -30,6 +31,8 @@ pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
             listing::write_parts([(BackupId([1; 16]), RECORD.as_bytes()), (BackupId([2; 16]), b"{}")])
         }
         "record" => vec![RECORD.into()],
+        "carried" => vec![CARRIED.into()],
+        "import" => vec![HOME.into()],
         _ => Vec::new(),
     }
 }
@@ -194,6 +197,12 @@ const PASSWORD_SLOT: &str = r#"{"version": 1, "repository": "0b077f1e3d1d36157fa
 "lock": "password", "kdf": "argon2id", "memory_kib": 65536, "passes": 3, "lanes": 1, "salt": "000102030405060708090a0b0c0d0e0f",
 "wrapped": "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f000102030405060708090a0b"}"#;
 
+const CARRIED: &str = r#"{"format": "afterimage record", "version": 1, "repository": "01010101010101010101010101010101",
+"place": "/srv/backups", "records": [{"backup": "02020202020202020202020202020202", "object": "41465452"}]}"#;
+
+const HOME: &str = r#"{"version": 1, "repository": "01010101010101010101010101010101", "chunk_size": 131072, "separate": false,
+"created": "2026-11-20T14:24:51Z", "place": "/srv/backups", "imported": "2026-11-21T10:00:00Z", "host": "h"}"#;
+
 const RECORD: &str = r#"{"version": 1, "repository": "01010101010101010101010101010101", "id": "02020202020202020202020202020202",
 "name": "web01", "time": "2026-11-20T10:32:00Z", "written": "2026-11-20T10:33:00Z", "parent": null, "tags": {"site": "a"},
 "metadata": {"a": [1, {"b": null}]}, "project": null, "user": null, "group": null, "consistency": null, "protocol": null,
@@ -201,3 +210,34 @@ const RECORD: &str = r#"{"version": 1, "repository": "01010101010101010101010101
 "root": {"id": "0303030303030303030303030303030303030303030303030303030303030303", "level": 0, "chunk_size": 131072,
 "place": {"pack": "04040404040404040404040404040404", "offset": 48, "len": 200}}}],
 "writer": {"program": "afterimage", "host": "h"}, "stats": {"bytes_read": 1, "bytes_new": 2, "bytes_stored": 3, "seconds": 0.5}}"#;
+
+/// The seeds of Cinder's documents.
+pub(crate) fn of_cinder(name: &str) -> Vec<Vec<u8>> {
+    use afterimage::foreign::cinder::document::hashes::Hashes;
+    let record = ExportRecord {
+        backup_service: "cinder.backup.drivers".into(),
+        backup_url: "eyJpZCI6ICIxMmQwYjFmYy05ZjdmLTUyM2QtYTkxNi1lNDIzMzZjNTJjZGMiLCAic2l6ZSI6IDF9".into(),
+    };
+    let hashes = Hashes::parse(CINDER_HASHES.as_bytes()).expect("a valid seed");
+    match name {
+        "metadata" => vec![CINDER_METADATA.into()],
+        "hashes" => vec![CINDER_HASHES.into(), hashes.write().expect("a document")],
+        "record" => vec![record.write().expect("a record"), serde_json::to_vec(&record).expect("a record")],
+        "row" => vec![record.row().and_then(|row| row.write()).expect("a row")],
+        "digests" => {
+            let digest = "ab".repeat(32);
+            vec![format!("\n    \"{digest}\",\n    \"{digest}\"").into()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+const CINDER_METADATA: &str = r#"{"version": "1.0.0", "backup_id": "12d0b1fc-9f7f-523d-a916-e42336c52cdc",
+"volume_id": "bb2ebea6-c926-5134-be54-6bc123212ee7", "backup_name": "n", "backup_description": null, "created_at": "2026-01-05 05:00:00+00:00",
+"parent_id": null, "volume_meta": "{\"version\": 2, \"volume-base-metadata\": {\"size\": 1}}", "objects": [
+{"backup-00001": {"offset": 0, "length": 10, "compression": "zlib", "md5": "4a55da567b0ac64443119f93a8e81cb3"}},
+{"backup-00002": {"offset": 10, "length": 5, "compression": "none"}}]}"#;
+
+const CINDER_HASHES: &str = r#"{"version": "1.0.0", "backup_id": "12d0b1fc-9f7f-523d-a916-e42336c52cdc",
+"volume_id": "bb2ebea6-c926-5134-be54-6bc123212ee7", "backup_name": "n", "backup_description": null, "created_at": "2026-01-05 05:00:00",
+"chunk_size": 32768, "sha256s": ["abababababababababababababababababababababababababababababababab"]}"#;

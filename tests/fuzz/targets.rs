@@ -31,5 +31,6 @@ pub(crate) fn all() -> Vec<Target> {
     let nbd = of("nbd", seeds::of_nbd, &afterimage_nbd::fuzz::TARGETS);
     let blockmap: &[(&str, Door)] = &[("blockmap", afterimage::exports::blockmap::page::fuzz)];
     let exports = of("exports", seeds::of_exports, blockmap);
-    [format, nbd, exports].concat()
+    let cinder = of("cinder", seeds::of_cinder, afterimage::foreign::cinder::document::fuzz::TARGETS);
+    [format, nbd, exports, cinder].concat()
 }

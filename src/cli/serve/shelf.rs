@@ -65,6 +65,7 @@ fn known(shown: &Shown) -> Known {
         id: shown.backup.id,
         name: plain(&shown.group),
         time: shown.backup.time,
+        home: shown.backup.home,
         images: images.collect(),
     }
 }

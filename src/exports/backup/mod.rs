@@ -57,7 +57,7 @@ impl BackupExport {
         shelf: &Arc<Shelf>,
         pick: &Pick<'_>,
         traffic: Arc<Traffic>,
-    ) -> BackupExport {
+    ) -> Result<BackupExport> {
         let map = |pick: &Pick<'_>| Map { root: pick.image().root, len: pick.image().size };
         let relatives = shelf.relatives(pick).into_iter().take(SINCE_MAX);
         let relatives: Vec<(Pick<'_>, String)> = relatives
@@ -67,7 +67,7 @@ impl BackupExport {
         let since = relatives.iter().map(|(other, _)| Since::new(map(other))).collect();
         let others: Vec<_> = relatives.iter().map(|(other, _)| (other.backup.id, other.number)).collect();
         let contexts = relatives.into_iter().map(|(_, context)| context).collect();
-        let image = Image::new(Arc::clone(engine), map(pick));
+        let image = Image::new(engine.home(pick.backup.home)?, map(pick));
         let chunk = pick.image().root.chunk_size.max(4096);
         let info = Info {
             block_sizes: BlockSizes {
@@ -82,7 +82,7 @@ impl BackupExport {
             ..Info::read_only(image.len())
         };
         let (id, item) = (pick.backup.id, pick.image().name.clone());
-        BackupExport { id, item, image, info, streams: Streams::default(), since, traffic }
+        Ok(BackupExport { id, item, image, info, streams: Streams::default(), since, traffic })
     }
 
     /// Which backup it belongs to.

@@ -4,8 +4,8 @@
 //! says the time (`web01@2026-11-20T10:32:00Z`), or is the id where a later backup has the same name and time.
 
 use crate::error::{Error, Kind, Result};
-use crate::format::BackupId;
 use crate::format::record::Root;
+use crate::format::{BackupId, RepositoryId};
 use crate::repo::refs::{Reference, Which};
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,6 +21,8 @@ pub struct Known {
     pub name: String,
     /// When what it holds was so.
     pub time: jiff::Timestamp,
+    /// The repository that holds it.
+    pub home: RepositoryId,
     /// Its images.
     pub images: Vec<KnownImage>,
 }
@@ -144,7 +146,7 @@ impl Shelf {
 
     /// The name that means this image and no other, today and later.
     pub fn canonical(&self, pick: &Pick<'_>) -> String {
-        let Known { id, name, time, images } = pick.backup;
+        let Known { id, name, time, images, .. } = pick.backup;
         let by_time = Which::At(name.clone(), *time);
         let backup = match self.place(&by_time) {
             Ok(place) if place == pick.place => format!("{name}@{time}"),
@@ -153,7 +155,7 @@ impl Shelf {
         if images.len() > 1 { format!("{backup}/{}", pick.image().name) } else { backup }
     }
 
-    /// Images of that name in the other backups of the same name: the nearest first.
+    /// Images of that name in the other backups of the same name and repository: the nearest first.
     pub fn relatives(&self, pick: &Pick<'_>) -> Vec<Pick<'_>> {
         let places = self.by_name.get(&pick.backup.name).map_or(&[][..], Vec::as_slice);
         let at = places.partition_point(|place| *place < pick.place);
@@ -161,7 +163,8 @@ impl Shelf {
         let newer = newer.iter().filter(|place| **place != pick.place);
         let image = pick.image().name.as_str();
         let same = |place: &usize| {
-            let backup = &self.backups[*place];
+            // Chunks of two repositories have different ids, whatever they hold.
+            let backup = Some(&self.backups[*place]).filter(|backup| backup.home == pick.backup.home)?;
             let number = backup.images.iter().position(|other| other.name == image)?;
             Some(Pick { backup, number, place: *place })
         };
@@ -186,6 +189,7 @@ pub(crate) mod tests {
             id: BackupId([id; 16]),
             name: name.into(),
             time: time.parse().unwrap(),
+            home: sample().repository,
             images: images.iter().map(image).collect(),
         }
     }

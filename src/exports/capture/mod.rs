@@ -349,11 +349,12 @@ impl Capture {
             digest: false,
             // Beside the cache, which has the budget for itself.
             memory: engine.memory() / 4,
+            copy_of: None,
         };
         let record = back_up(engine, &self.runtime, job, progress, &Cancel::default())?;
         let shelf = Arc::new(Shelf::new(vec![known(&record)]));
         let pick = shelf.find(&record.id.to_string())?;
-        let below = BackupExport::new(engine, &shelf, &pick, Arc::default());
+        let below = BackupExport::new(engine, &shelf, &pick, Arc::default())?;
         Ok((record, fresh(Some(Arc::new(below)), self.info.size)?))
     }
 
@@ -386,7 +387,13 @@ fn known(record: &Record) -> Known {
         }
         _ => None,
     });
-    Known { id: record.id, name: record.name.clone(), time: record.time, images: images.collect() }
+    Known {
+        id: record.id,
+        name: record.name.clone(),
+        time: record.time,
+        home: record.repository,
+        images: images.collect(),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,196 @@
+//! `record import` and `record remove`: backups of other repositories among ours.
+//!
+//! The home is opened with its own key, which opens the record. Then the record stays here and the backup there, or (`--copy`) the backup is stored
+//! here, in this repository's own chunks and under its own key.
+
+use super::export::home_place;
+use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
+use crate::cli::args::RecordImport;
+use crate::cli::context::Context;
+use crate::cli::{locations, password};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::carried::Carried;
+use crate::format::limits;
+use crate::format::record::{Content, Item, Record};
+use crate::format::shown::to_json;
+use crate::image::{Engine, Image, Map};
+use crate::progress::Progress;
+use crate::repo::Repository;
+use crate::repo::refs::Reference;
+use crate::seal::LEVEL_DEFAULT;
+use crate::source::Facts;
+use crate::store;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(super) fn run(context: &Context, args: &RecordImport) -> Result<u8> {
+    let text = read(&args.file)?;
+    if !Carried::is_meant(&text) {
+        return Err(Error::new(Kind::Usage, format!("{}: it is no exported record", args.file.display()))
+            .hint("afterimage record export makes one"));
+    }
+    let carried =
+        Carried::parse(&text).map_err(Error::from).context(|| format!("read {}", args.file.display()))?;
+    let engine = context.writer_engine()?;
+    let ours = engine.repository();
+    if carried.home == ours.id() {
+        return Err(Error::new(Kind::Refused, "the record is of this very repository, which has it already"));
+    }
+    let place = match &args.home {
+        Some(place) => home_place(place)?,
+        None => carried.place.clone(),
+    };
+    let home = Arc::new(open_home(context, args, &place)?);
+    let records = home.open_carried(&carried)?;
+    if !args.copy {
+        refuse_to_expose(context, ours, &home)?;
+    }
+    let mut imported = Vec::new();
+    for (record, json) in records {
+        let new = match args.copy {
+            true => copy(context, &engine, &home, &record)?,
+            false => context.runtime().block_on(ours.import(&home, &place, record.id, &json))?,
+        };
+        imported.push((record, new));
+    }
+    context.print(|| as_json(&imported), || page(context, &imported))?;
+    Ok(0)
+}
+
+/// Forgets an imported record.
+pub(super) fn remove(context: &Context, backup: &str) -> Result<u8> {
+    let repository = context.repository()?;
+    let runtime = context.runtime();
+    let record = runtime.block_on(repository.find(&Reference::parse(backup)?))?;
+    if record.repository == repository.id() {
+        let words = format!("backup {} is in this repository itself, not imported", record.id);
+        return Err(Error::new(Kind::Refused, words));
+    }
+    let pins = runtime.block_on(repository.pins())?;
+    if let Some((_, pin)) = pins.iter().find(|(_, pin)| pin.backup == record.id) {
+        let words =
+            format!("backup {} is needed by {} on {}, since {}", record.id, pin.by, pin.host, pin.since);
+        return Err(Error::new(Kind::Refused, words));
+    }
+    runtime.block_on(repository.forget_import(record.id))?;
+    context.print(|| json!({ "id": record.id }), || format!("removed the record of {}\n", record.id))?;
+    Ok(0)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("read the record in {}", path.display());
+    let reader: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(File::open(path).context(what)?),
+    };
+    let (mut text, limit) = (Vec::new(), u64::from(limits::CARRIED_LEN_MAX));
+    let len = reader.take(limit + 1).read_to_end(&mut text).context(what)?;
+    match len as u64 > limit {
+        true => Err(Error::new(Kind::Usage, format!("{}: it is longer than {limit} bytes", what()))),
+        false => Ok(text),
+    }
+}
+
+fn open_home(context: &Context, args: &RecordImport, place: &str) -> Result<Repository> {
+    let what = || format!("open the repository that the record comes from, {place}");
+    let opened = store::open(place).context(what).map_err(|error| match error.kind() {
+        Kind::Missing | Kind::Unreachable => error.hint("--home PLACE says where it lies as seen from here"),
+        _ => error,
+    })?;
+    let cache = locations::cache();
+    let runtime = context.runtime();
+    match args.home_password_file.as_deref().map(password::from_file).transpose()? {
+        Some(password) => runtime.block_on(Repository::open_with(opened.store, &cache, &password)),
+        None => {
+            let mut ask = || {
+                password::ask(&format!("Password of {place}"))
+                    .map_err(|error| error.hint("give --home-password-file F"))
+            };
+            runtime.block_on(Repository::open(opened.store, &cache, &mut ask))
+        }
+    }
+    .context(what)
+}
+
+/// The home's key lies in the imported record: it must not be easier to get at than at home.
+fn refuse_to_expose(context: &Context, ours: &Repository, home: &Repository) -> Result<()> {
+    let is_open = |repository: &Repository| context.runtime().block_on(repository.is_open_to_all());
+    if is_open(ours)? && !is_open(home)? {
+        let words = "the key of this repository lies open, that of the record's home does not: importing it would lay that one open too";
+        return Err(Error::new(Kind::Refused, words)
+            .hint("afterimage key add and key remove end that; or copy the backup in: --copy"));
+    }
+    Ok(())
+}
+
+/// Stores a backup of another repository in this one; whether that was needed.
+fn copy(context: &Context, engine: &Arc<Engine>, home: &Arc<Repository>, record: &Record) -> Result<bool> {
+    let ours = engine.repository();
+    let runtime = context.runtime();
+    if runtime.block_on(ours.record_ids())?.contains(&record.id) {
+        return Ok(false);
+    }
+    let there = Engine::new(Arc::clone(home), runtime.clone(), context.global.memory)?;
+    let mut items = Vec::new();
+    for item in &record.items {
+        items.push(item_source(context, &there, item)?);
+    }
+    let wants_digest = record.items.iter().any(|item| digest_of(item).is_some());
+    let job = Job {
+        name: record.name.clone(),
+        items,
+        parent: Parent::Latest,
+        time: Some(record.time),
+        tags: record.tags.clone(),
+        metadata: record.metadata.clone(),
+        level: LEVEL_DEFAULT,
+        digest: wants_digest,
+        memory: context.global.memory,
+        copy_of: Some(Box::new(record.clone())),
+    };
+    let work = |progress: &Progress| back_up(engine, runtime, job, progress, &context.cancel);
+    let copied = context.with_progress("copying", work)?;
+    // It lies here now, whatever was imported before.
+    runtime.block_on(ours.forget_import(copied.id))?;
+    Ok(true)
+}
+
+fn item_source(context: &Context, there: &Arc<Engine>, item: &Item) -> Result<ItemSource> {
+    let Content::Image { size, root, .. } = item.content else {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{} is a tree: only images are copied in", item.name),
+        ));
+    };
+    let image = Image::new(Arc::clone(there), Map { root, len: size });
+    let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
+    let source = ImageSource::new(image, facts, Vec::new(), context.cancel.clone())?;
+    Ok(ItemSource { name: item.name.clone(), source: Box::new(source) })
+}
+
+fn digest_of(item: &Item) -> Option<&str> {
+    match &item.content {
+        Content::Image { sha256, .. } => sha256.as_deref(),
+        Content::Tree { .. } => None,
+    }
+}
+
+fn as_json(imported: &[(Record, bool)]) -> Value {
+    let one = |(record, new): &(Record, bool)| {
+        let mut json = to_json(record);
+        json["new"] = json!(new);
+        json
+    };
+    Value::Array(imported.iter().map(one).collect())
+}
+
+fn page(context: &Context, imported: &[(Record, bool)]) -> String {
+    for (record, new) in imported {
+        let how = if *new { "imported" } else { "here already:" };
+        context.say(format!("{how} {}@{}", record.name, record.time));
+    }
+    imported.iter().map(|(record, _)| format!("{}\n", record.id)).collect()
+}
