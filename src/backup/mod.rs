@@ -11,6 +11,7 @@ mod pipeline;
 mod plan;
 mod reader;
 mod same;
+pub mod tree;
 
 pub use builder::MapBuilder;
 pub use plan::{ItemSource, Job, Parent, run};
