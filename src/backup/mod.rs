@@ -13,6 +13,7 @@ mod pipeline;
 mod plan;
 mod reader;
 mod same;
+pub mod tree;
 
 pub use builder::MapBuilder;
 pub use copy::ImageSource;

@@ -34,6 +34,8 @@ pub enum Corrupt {
     Shape { found: u8 },
     #[error("node of level {found} where level {wanted} belongs")]
     Level { found: u8, wanted: u8 },
+    #[error("node of {found} entries where {wanted} belong")]
+    Rows { found: u64, wanted: u64 },
     #[error("node covers {found} bytes where {wanted} belong")]
     Covers { found: u64, wanted: u64 },
     #[error("chunk size {found} is not a power of two from 4 KiB to 4 MiB")]

@@ -1,7 +1,8 @@
 //! One door per parser for fuzzers: bytes in, no panic out. What parses has to be written back the same.
 
 use super::{ObjectId, PackId, RepositoryId, ids::SealKind};
-use super::{carried, config, import, index, listing, node, object, pack, record, slot};
+use super::{carried, config, import, index, listing, node, object, pack, record, slot, tree};
+use bytes::Bytes;
 
 /// A target: its name, and what takes the bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -14,6 +15,7 @@ pub const TARGETS: &[Target] = &[
     ("pack-table", pack_table),
     ("pack-trailer", pack_trailer),
     ("node", node),
+    ("tree", tree),
     ("object", object),
     ("index", index),
     ("catalog", catalog),
@@ -58,6 +60,19 @@ fn node(bytes: &[u8]) {
         assert!(node.canon() == canon);
         let again = node.write(node.canon());
         assert!(node::Node::parse(&again).is_ok_and(|(back, _)| back == node));
+    }
+}
+
+fn tree(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok((node, canon)) = tree::TreeNode::parse(&bytes) {
+        assert!(node.canon() == canon);
+        let again = Bytes::from(node.write(node.canon()));
+        assert!(tree::TreeNode::parse(&again).is_ok_and(|(back, _)| back == node));
+        let _sums = (node.rows(), node.totals());
+        if let tree::TreeNode::Leaf(entries) = &node {
+            assert!(entries.iter().all(|entry| tree::is_file_name(&entry.name)));
+        }
     }
 }
 

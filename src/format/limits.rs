@@ -34,6 +34,23 @@ pub const LEVEL_MAX: u8 = 6;
 /// The largest image or file.
 pub const IMAGE_LEN_MAX: u64 = i64::MAX.unsigned_abs();
 
+/// The most rows of one node of a tree.
+pub const TREE_ROWS_MAX: u16 = 4096;
+/// The highest level of a node of a tree's directory; level 0 holds its entries.
+pub const TREE_LEVEL_MAX: u8 = 7;
+/// How deep directories may lie in each other: the most names that one path of Linux (4096 bytes) has room for.
+pub const TREE_DEPTH_MAX: u16 = 2048;
+/// The longest name of a file, and of a user, a group or an extended attribute, in bytes.
+pub const FILE_NAME_LEN_MAX: u8 = 255;
+/// The longest target of a symbolic link.
+pub const LINK_TARGET_LEN_MAX: u16 = 4095;
+/// The most bytes of a file that lie in its entry.
+pub const INLINE_LEN_MAX: u16 = 4096;
+/// The most extended attributes of one file, and of all sets that lie in one node.
+pub const ATTRIBUTES_MAX: u16 = 16_384;
+/// The longest value of an extended attribute.
+pub const ATTRIBUTE_LEN_MAX: u32 = 64 * KIB;
+
 /// When a writer closes a pack.
 pub const PACK_LEN_GOAL: u32 = 32 * MIB;
 /// The longest pack that is read.

@@ -29,9 +29,11 @@ pub mod listing;
 pub mod node;
 pub mod object;
 pub mod pack;
+mod places;
 pub mod record;
 pub mod shown;
 pub mod slot;
+pub mod tree;
 
 pub use corrupt::Corrupt;
 pub use cursor::{Cursor, put_u16, put_u32, put_u64};

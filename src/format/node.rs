@@ -5,14 +5,15 @@
 //! canon  := version[u8] shape[u8] level[u8] zero[u8] chunk_size[u32] len[u64] slots
 //! slots  := fixed:  bitmap[32] id[32]*                              one slot per `span(level)` bytes, 256 of them
 //!           cut:    count[u16] ( len[u64, top bit: nothing here] id[32]? )*
-//! places := packs[u16] pack[16]* ( pack_number[u16] offset[u32] sealed_len[u32] )*     one per id, in order
+//! places := as in `places`, one per id, in order
 //! ```
 //!
 //! Holds: a node's id covers `canon` alone, so equal content has equal ids wherever its chunks lie. A slot without an id reads
 //! as zeros. `len` is what the node covers; only the last node of a level may cover less than its span.
 
 use super::corrupt::{readable, within};
-use super::{ChunkId, Corrupt, Cursor, PackId, Place, limits, put_u16, put_u32, put_u64};
+use super::places::{self, Places};
+use super::{ChunkId, Corrupt, Cursor, Place, limits, put_u16, put_u32, put_u64};
 
 const NODE_VERSION: u8 = 1;
 const NOTHING: u64 = 1 << 63;
@@ -157,19 +158,7 @@ impl Node {
 
     /// The bytes that are stored; `canon` is what [`Node::canon`] gave.
     pub fn write(&self, mut canon: Vec<u8>) -> Vec<u8> {
-        let mut packs: Vec<PackId> = self.children().map(|child| child.place.pack).collect();
-        packs.sort_unstable();
-        packs.dedup();
-        put_u16(&mut canon, u16::try_from(packs.len()).unwrap_or(u16::MAX));
-        for pack in &packs {
-            canon.extend_from_slice(&pack.0);
-        }
-        for child in self.children() {
-            let number = packs.binary_search(&child.place.pack).unwrap_or(0);
-            put_u16(&mut canon, u16::try_from(number).unwrap_or(u16::MAX));
-            put_u32(&mut canon, child.place.offset);
-            put_u32(&mut canon, child.place.len);
-        }
+        places::write(&mut canon, &self.children().map(|child| child.place).collect::<Vec<_>>());
         canon
     }
 
@@ -262,18 +251,10 @@ fn parse_cuts(at: &mut Cursor<'_>, len: u64) -> Result<Vec<Slot>, Corrupt> {
 }
 
 fn parse_places(at: &mut Cursor<'_>, slots: Vec<Slot>) -> Result<Vec<Entry>, Corrupt> {
-    let count = at.u16()?;
-    let children = slots.iter().filter(|(_, id)| id.is_some()).count();
-    within("packs of a node", count.into(), u64::try_from(children).unwrap_or(u64::MAX))?;
-    let packs = (0..count).map(|_| at.array().map(PackId)).collect::<Result<Vec<_>, _>>()?;
+    let places = Places::parse(at, slots.iter().filter(|(_, id)| id.is_some()).count())?;
     let mut entry = |(len, id): Slot| {
-        let Some(id) = id else { return Ok(Entry { len, child: None }) };
-        let number = at.u16()?;
-        let unknown = Corrupt::PackNumber { found: number.into(), count: count.into() };
-        let pack = *packs.get(usize::from(number)).ok_or(unknown)?;
-        let place = Place { pack, offset: at.u32()?, len: at.u32()? };
-        within("sealed length of a chunk", place.len.into(), limits::SEALED_LEN_MAX.into())?;
-        Ok(Entry { len, child: Some(Child { id, place }) })
+        let child = id.map(|id| Ok(Child { id, place: places.next(at)? })).transpose()?;
+        Ok(Entry { len, child })
     };
     slots.into_iter().map(&mut entry).collect()
 }
@@ -281,6 +262,7 @@ fn parse_places(at: &mut Cursor<'_>, slots: Vec<Slot>) -> Result<Vec<Entry>, Cor
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::format::PackId;
     use proptest::prelude::*;
 
     prop_compose! {

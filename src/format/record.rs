@@ -109,12 +109,15 @@ pub enum Content {
     },
     /// A share, seen as directories and files.
     Tree {
-        /// How many files.
+        /// How much lies in it that is no directory.
         files: u64,
-        /// How many bytes in them.
+        /// How many bytes its regular files have.
         bytes: u64,
         /// Its root directory.
         root: Root,
+        /// What was seen of the source beside what was in it; for the next backup of it.
+        #[serde(default)]
+        sightings: Option<Root>,
     },
 }
 
@@ -177,8 +180,12 @@ impl Record {
             let root = item.root();
             within("level of a node", root.level.into(), limits::LEVEL_MAX.into())?;
             let _shape = root.shape()?;
-            if let Content::Image { size, .. } = item.content {
-                within("length of an image", size, limits::IMAGE_LEN_MAX)?;
+            match item.content {
+                Content::Image { size, .. } => within("length of an image", size, limits::IMAGE_LEN_MAX)?,
+                Content::Tree { .. } if root.level == 0 && root.chunk_size == 0 => {}
+                Content::Tree { .. } => {
+                    return Err(Corrupt::Field { what: "root of a tree", wanted: "a node without a level" });
+                }
             }
         }
         Ok(())

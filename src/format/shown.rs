@@ -35,7 +35,7 @@ fn item(item: &Item) -> Value {
             "name": item.name, "kind": "image", "size": size, "allocated": allocated, "root": root.id, "sha256": sha256,
             "source": item.source, "changed_while_read": item.changed_while_read,
         }),
-        Content::Tree { files, bytes, root } => json!({
+        Content::Tree { files, bytes, root, .. } => json!({
             "name": item.name, "kind": "tree", "files": files, "bytes": bytes, "root": root.id,
             "source": item.source, "changed_while_read": item.changed_while_read,
         }),

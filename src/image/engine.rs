@@ -8,12 +8,11 @@
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::disk::Disk;
-use super::map::fetch_node;
+use super::node::{Loaded, load};
 use super::pool::{Pool, Urgency};
 use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
-use crate::format::node::Node;
 use crate::format::{ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
@@ -47,7 +46,7 @@ pub(super) struct Wanted {
 
 type Fetched = Result<Verified>;
 type ChunkLead = Lead<ChunkId, Fetched>;
-type NodeLead = Lead<ChunkId, Result<Arc<Node>>>;
+type NodeLead = Lead<ChunkId, Result<Loaded>>;
 
 /// The shared engine. One for each repository that is read from; those of imported backups' homes share caches, threads and budget with the first
 /// one. Ids of chunks are keyed, so those of two repositories never meet in a cache.
@@ -56,9 +55,9 @@ pub struct Engine {
     runtime: Handle,
     memory: u64,
     chunks: Arc<ChunkCache<ChunkId, Verified>>,
-    nodes: Arc<ChunkCache<ChunkId, Arc<Node>>>,
+    nodes: Arc<ChunkCache<ChunkId, Loaded>>,
     chunk_flights: Flights<ChunkId, Fetched>,
-    node_flights: Flights<ChunkId, Result<Arc<Node>>>,
+    node_flights: Flights<ChunkId, Result<Loaded>>,
     lost: Mutex<LruCache<ChunkId, (Instant, Error)>>,
     pool: Arc<Pool>,
     disk: Option<Arc<Disk>>,
@@ -184,19 +183,19 @@ impl Engine {
     }
 
     /// A node, if it is here.
-    pub(super) fn node_now(&self, id: ChunkId) -> Option<Arc<Node>> {
+    pub(super) fn node_now(&self, id: ChunkId) -> Option<Loaded> {
         self.nodes.get(&id, Hint::Demand)
     }
 
-    /// A node.
-    pub(super) async fn node(self: &Arc<Self>, id: ChunkId, place: Place) -> Result<Arc<Node>> {
+    /// A node of a map (`SealKind::Node`) or of a tree (`SealKind::Tree`).
+    pub(super) async fn node(self: &Arc<Self>, kind: SealKind, id: ChunkId, place: Place) -> Result<Loaded> {
         loop {
             if let Some(node) = self.node_now(id) {
                 return Ok(node);
             }
             if let Flight::Lead(lead) = self.node_flights.join(id) {
                 let engine = Arc::clone(self);
-                self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(lead, place)));
+                self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(kind, lead, place)));
             }
             // `None`: whoever led went away; somebody leads anew.
             if let Flight::Wait(wait) = self.node_flights.join(id)
@@ -208,24 +207,23 @@ impl Engine {
     }
 
     /// On a thread of the pool.
-    fn fetch_node(self: Arc<Self>, lead: NodeLead, place: Place) {
+    fn fetch_node(self: Arc<Self>, kind: SealKind, lead: NodeLead, place: Place) {
         let (id, of) = (*lead.key(), Asked::Pack(place.pack));
         if let Some(answer) = self.node_now(id).map(Ok).or_else(|| self.not_lost(id).err().map(Err)) {
             return drop(lead.finish(answer));
         }
         if !self.pool.admits(of) {
             let engine = Arc::clone(&self);
-            let later = Box::new(move || engine.fetch_node(lead, place));
+            let later = Box::new(move || engine.fetch_node(kind, lead, place));
             return self.pool.park(of, Urgency::Now, later);
         }
-        let engine = Arc::clone(&self);
-        let call = async move { fetch_node(&engine, id, place).await };
+        let repository = Arc::clone(&self.repository);
+        let call = async move { load(&repository, kind, id, place).await };
         self.here_or_later(of, call, move |engine, answer| {
             match &answer {
                 Ok(node) => {
                     engine.watch.nodes_opened.add(1);
-                    let weight = std::mem::size_of_val(&node.entries[..]) + 64;
-                    engine.nodes.insert(id, Arc::clone(node), weight, Hint::Demand);
+                    engine.nodes.insert(id, node.clone(), node.weight(), Hint::Demand);
                 }
                 Err(error) => engine.lose(id, error),
             }

@@ -3,6 +3,7 @@
 //! A hole is noticed as high up as it begins: a subtree that is not there is one answer, whatever its size.
 
 use super::engine::Engine;
+use super::node::Loaded;
 use crate::error::{Context, Error, Result};
 use crate::format::node::{Child, Entry, Node, Shape, slot_span, span};
 use crate::format::record::Root;
@@ -112,7 +113,7 @@ impl Map {
     pub fn stretch_now(&self, engine: &Engine, offset: u64) -> Option<Result<Stretch>> {
         let mut here = self.top();
         loop {
-            let node = engine.node_now(here.id)?;
+            let Loaded::Map(node) = engine.node_now(here.id)? else { return None };
             match self.step(&here, &node, offset, 0) {
                 Ok(Step::Down(next)) => here = next,
                 Ok(Step::Done(stretch)) => return Some(Ok(stretch)),
@@ -138,7 +139,7 @@ impl Map {
     }
 
     async fn load(&self, engine: &Arc<Engine>, here: &Here) -> Result<Arc<Node>> {
-        let node = engine.node(here.id, here.place).await?;
+        let node = engine.node(SealKind::Node, here.id, here.place).await?.map(here.id)?;
         let judged = node.judge(self.shape()?, here.level, here.range.end - here.range.start);
         judged.map_err(Error::from).context(|| format!("read map node {}", here.id))?;
         Ok(node)
@@ -195,11 +196,4 @@ impl Map {
 enum Step {
     Down(Here),
     Done(Stretch),
-}
-
-/// Fetches one node; used by the engine.
-pub(super) async fn fetch_node(engine: &Engine, id: ChunkId, place: Place) -> Result<Arc<Node>> {
-    let repository = engine.repository();
-    let plain = repository.chunk(SealKind::Node, id, place).await?;
-    Ok(Arc::new(repository.parse_node(id, &plain)?))
 }

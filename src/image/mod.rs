@@ -1,9 +1,9 @@
-//! The way out: what was backed up, as bytes.
+//! The way out: what was backed up, as bytes, and as directories with files.
 //!
 //! offset -> map walk -> chunk cache -> one ranged get for neighbours, shared by all who wait -> open -> cache -> bytes
 //!
 //! [`Image`] answers single reads, for mounts and exports; [`bulk`] streams whole images, for restores; [`compare`] tells
-//! what differs between two. Holes never reach the store.
+//! what differs between two. Holes never reach the store. [`tree`] finds the way through a share, to its files' bytes.
 //!
 //! **Invariant:** nothing here can write to a repository, and no bytes leave that were not proven by their seal.
 
@@ -14,8 +14,10 @@ mod compare;
 pub mod disk;
 mod engine;
 mod map;
+mod node;
 mod pool;
 mod stalls;
+pub mod tree;
 pub mod watch;
 pub mod whole;
 
@@ -139,7 +141,7 @@ impl Image {
     async fn read_as(&self, offset: u64, len: usize, urgency: Urgency, hint: Hint) -> Result<Vec<Part>> {
         let range = self.judge(offset, len)?;
         let plan = self.plan(&range).await?;
-        let mut chunks = self.gather(&plan, urgency, hint).await?.into_iter();
+        let mut chunks = plan.gather(&self.engine, urgency, hint).await?.into_iter();
         let mut parts = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {
             let here = piece.range.start.max(range.start)..piece.range.end.min(range.end);
@@ -199,9 +201,7 @@ impl Image {
     }
 
     fn judge(&self, offset: u64, len: usize) -> Result<Range<u64>> {
-        let end = offset.checked_add(len as u64).filter(|&end| end <= self.map.len);
-        let words = || format!("read {len} bytes at {offset} of an image of {} bytes", self.map.len);
-        Ok(offset..end.ok_or_else(|| Error::new(Kind::Usage, words()))?)
+        judge(offset, len, self.map.len)
     }
 
     async fn plan(&self, range: &Range<u64>) -> Result<Plan> {
@@ -221,16 +221,25 @@ impl Image {
         }
         Ok(Plan { pieces })
     }
+}
 
-    /// All chunks of a plan, in order.
-    async fn gather(&self, plan: &Plan, urgency: Urgency, hint: Hint) -> Result<Vec<Verified>> {
-        let wanted: Vec<Wanted> = plan.wanted().collect();
+impl Plan {
+    fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
+        self.pieces.iter().filter_map(|piece| {
+            let child = piece.child?;
+            Some(Wanted { id: child.id, place: child.place, len: piece.range.end - piece.range.start })
+        })
+    }
+
+    /// All chunks of the plan, in order.
+    async fn gather(&self, engine: &Arc<Engine>, urgency: Urgency, hint: Hint) -> Result<Vec<Verified>> {
+        let wanted: Vec<Wanted> = self.wanted().collect();
         let mut chunks: Vec<Option<Verified>> =
-            wanted.iter().map(|one| self.engine.chunk_now(one.id, hint)).collect();
+            wanted.iter().map(|one| engine.chunk_now(one.id, hint)).collect();
         while chunks.iter().any(Option::is_none) {
             let empty: Vec<usize> = (0..chunks.len()).filter(|&number| chunks[number].is_none()).collect();
             let missing: Vec<Wanted> = empty.iter().map(|&number| wanted[number]).collect();
-            let waits = self.engine.fetch(&missing, urgency, hint);
+            let waits = engine.fetch(&missing, urgency, hint);
             for (number, wait) in empty.into_iter().zip(waits) {
                 // `None`: whoever fetched it went away; the next round fetches it again.
                 let answer = match wait {
@@ -246,13 +255,11 @@ impl Image {
     }
 }
 
-impl Plan {
-    fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
-        self.pieces.iter().filter_map(|piece| {
-            let child = piece.child?;
-            Some(Wanted { id: child.id, place: child.place, len: piece.range.end - piece.range.start })
-        })
-    }
+/// The range of a read that stays within `size` bytes.
+fn judge(offset: u64, len: usize, size: u64) -> Result<Range<u64>> {
+    let end = offset.checked_add(len as u64).filter(|&end| end <= size);
+    let words = || format!("read {len} bytes at {offset} of {size} bytes");
+    Ok(offset..end.ok_or_else(|| Error::new(Kind::Usage, words()))?)
 }
 
 fn cut(chunk: &Verified, piece: &Piece, here: Range<u64>) -> Option<Verified> {

@@ -58,7 +58,7 @@ metrics! {
     chunks_failed, "chunks", "Chunks that could not be had.";
     disk_chunks, "chunks", "Chunks that the cache on disk had.";
     disk_damaged, "chunks", "Chunks in the cache on disk that were damaged, and fetched again.";
-    nodes_opened, "nodes", "Nodes of maps that were fetched.";
+    nodes_opened, "nodes", "Nodes of maps and trees that were fetched.";
     ahead_bytes, "bytes", "Bytes of images that were fetched ahead of a sequential reader.";
     ahead_used_bytes, "bytes", "Bytes of these that the reader then asked for.";
 }

@@ -6,6 +6,7 @@
 use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::node::Node;
+use crate::format::tree::TreeNode;
 use crate::format::{ChunkId, Corrupt, PackId, Place, ids::SealKind, limits};
 use crate::seal::{Sealed, Under, Verified, open};
 use bytes::Bytes;
@@ -100,6 +101,16 @@ impl Repository {
         let (node, canon) = parsed.context(|| format!("read map node {id}"))?;
         if self.keys.node_id(canon) != id {
             return Err(Error::from(Corrupt::Id)).context(|| format!("read map node {id}"));
+        }
+        Ok(node)
+    }
+
+    /// A node of a tree, held to its id.
+    pub fn parse_tree(&self, id: ChunkId, plain: &Bytes) -> Result<TreeNode> {
+        let parsed = TreeNode::parse(plain).map_err(Error::from);
+        let (node, canon) = parsed.context(|| format!("read tree node {id}"))?;
+        if self.keys.tree_id(&canon) != id {
+            return Err(Error::from(Corrupt::Id)).context(|| format!("read tree node {id}"));
         }
         Ok(node)
     }

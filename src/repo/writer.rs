@@ -12,6 +12,7 @@ use crate::format::index::{PackRows, write_parts, write_supersedes};
 use crate::format::node::{Child, Node};
 use crate::format::pack::Row;
 use crate::format::record::Record;
+use crate::format::tree::TreeNode;
 use crate::format::{ChunkId, ObjectId, PackId, Place, ids::SealKind, limits};
 use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under};
 use std::collections::HashSet;
@@ -109,16 +110,32 @@ impl Writer {
     pub fn add_node(&mut self, node: &Node) -> Result<Child> {
         let canon = node.canon();
         let id = self.repository.keys.node_id(&canon);
+        self.add_unless_known(SealKind::Node, id, || node.write(canon))
+    }
+
+    /// Stores a tree node, unless it is known; what the node above has to say of it.
+    pub fn add_tree(&mut self, node: &TreeNode) -> Result<Child> {
+        let canon = node.canon();
+        let id = self.repository.keys.tree_id(&canon);
+        self.add_unless_known(SealKind::Tree, id, || node.write(canon))
+    }
+
+    fn add_unless_known(
+        &mut self,
+        kind: SealKind,
+        id: ChunkId,
+        plain: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Child> {
         if let Some(place) = self.known.find(id) {
             self.reuse(place);
             return Ok(Child { id, place });
         }
-        let plain = node.write(canon);
+        let plain = plain();
         let pack = self.nodes.assigned().current();
-        let what = Sealed::Chunk(SealKind::Node, id);
+        let what = Sealed::Chunk(kind, id);
         let sealed = self.seal.seal(&self.repository.keys, Under::Pack(pack), what, &plain)?;
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let row = Row { id, kind: SealKind::Node, sealed_len: len(&sealed), plain_len: len(&plain) };
+        let row = Row { id, kind, sealed_len: len(&sealed), plain_len: len(&plain) };
         let place = self.nodes.add(pack, row, sealed)?;
         let _other = self.known.note(id, place);
         Ok(Child { id, place })

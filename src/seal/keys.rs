@@ -73,8 +73,10 @@ pub struct Keys {
     seals: Prk,
     data_ids: Hmac<Sha256>,
     node_ids: Hmac<Sha256>,
+    tree_ids: Hmac<Sha256>,
     nonces: Hmac<Sha256>,
     config: Hmac<Sha256>,
+    cuts: Hmac<Sha256>,
     ready: Mutex<LruCache<Under, Arc<LessSafeKey>>>,
 }
 
@@ -109,8 +111,10 @@ impl Keys {
             seals,
             data_ids: mac_key(&prk, b"id data"),
             node_ids: mac_key(&prk, b"id node"),
+            tree_ids: mac_key(&prk, b"id tree"),
             nonces: mac_key(&prk, b"nonce"),
             config: mac_key(&prk, b"config"),
+            cuts: mac_key(&prk, b"cut"),
             ready: Mutex::new(LruCache::new(KEPT)),
         }
     }
@@ -125,9 +129,31 @@ impl Keys {
         ChunkId(mac(&self.data_ids, &[plain]))
     }
 
-    /// The id of a node, from the part of it that its id covers.
+    /// The id of a map node, from the part of it that its id covers.
     pub fn node_id(&self, canon: &[u8]) -> ChunkId {
         ChunkId(mac(&self.node_ids, &[canon]))
+    }
+
+    /// The id of a tree node, from the part of it that its id covers.
+    pub fn tree_id(&self, canon: &[u8]) -> ChunkId {
+        ChunkId(mac(&self.tree_ids, &[canon]))
+    }
+
+    /// The table by which files are cut: a number for each byte.
+    pub fn gear(&self) -> Box<[u64; 256]> {
+        let number = |byte: u8| {
+            let [a, b, c, d, e, f, g, h, ..] = mac(&self.cuts, &[&[byte]]);
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        };
+        let mut gear = Box::new([0; 256]);
+        gear.iter_mut().zip(0..=u8::MAX).for_each(|(entry, byte)| *entry = number(byte));
+        gear
+    }
+
+    /// Which of the linked files of a tree one is: the same for the same inode of the same file system, whenever it is asked.
+    pub fn link_group(&self, file_system: &[u8], inode: u64) -> [u8; 16] {
+        let full = mac(&self.tree_ids, &[b"link", &inode.to_le_bytes(), file_system]);
+        std::array::from_fn(|at| full[at])
     }
 
     /// The authentication code of `afterimage.json`.

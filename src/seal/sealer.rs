@@ -98,6 +98,13 @@ impl Verified {
     pub fn slice(&self, range: std::ops::Range<usize>) -> Verified {
         Verified(self.0.slice(range))
     }
+
+    /// The same for a part that a parser found in the bytes; nothing, when it is no part of them.
+    pub fn part(&self, found: &[u8]) -> Option<Verified> {
+        let start = found.as_ptr().addr().checked_sub(self.0.as_ptr().addr())?;
+        let inside = start.checked_add(found.len()).is_some_and(|end| end <= self.0.len());
+        inside.then(|| self.slice(start..start + found.len()))
+    }
 }
 
 /// Content is not for logs.

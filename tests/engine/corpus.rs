@@ -2,6 +2,7 @@
 //!
 //! `AFTERIMAGE_WRITE_CORPUS=1 cargo test --test engine corpus` writes those that are missing.
 
+use crate::tree_nodes;
 use afterimage::format::config::Config;
 use afterimage::format::fuzz::TARGETS;
 use afterimage::format::ids::SealKind;
@@ -10,7 +11,9 @@ use afterimage::format::node::{Child, Entry, Node, Shape, slot_span};
 use afterimage::format::pack::{self, Row};
 use afterimage::format::record::{Content, Item, Record, Root};
 use afterimage::format::slot::{Lock, Slot};
+use afterimage::format::tree::TreeNode;
 use afterimage::format::{BackupId, ChunkId, ObjectId, PackId, Place, RepositoryId, listing, object};
+use bytes::Bytes;
 use std::fs;
 use std::path::PathBuf;
 
@@ -58,7 +61,12 @@ fn record(items: u8) -> Record {
     let root = |n| Root { id: ChunkId([n; 32]), place: place(n), level: n % 3, chunk_size: 131_072 };
     let content = |n: u8| match n % 2 {
         0 => Content::Image { size: 1 << 30, allocated: 4096, root: root(n), sha256: Some("ab".repeat(32)) },
-        _ => Content::Tree { files: 3, bytes: 4096, root: Root { chunk_size: 0, ..root(n) } },
+        _ => Content::Tree {
+            files: 3,
+            bytes: 4096,
+            root: Root { level: 0, chunk_size: 0, ..root(n) },
+            sightings: Some(Root { level: 0, chunk_size: 0, ..root(n) }),
+        },
     };
     let item = |n| Item {
         name: format!("item-{n}"),
@@ -114,7 +122,7 @@ fn seeds() -> Vec<Seed> {
     let packs = [0u8, 1].map(|n| PackRows { pack: PackId([n; 16]), pack_len: 5000, rows: rows() });
     let objects = [ObjectId([1; 16]), ObjectId([2; 16])];
     let json = record(2).write().unwrap();
-    vec![
+    let mut all = vec![
         ("config", "written", config.write([5; 32]).unwrap()),
         ("slot", "open", slot(Lock::Open { key: "5a".repeat(32) })),
         ("slot", "password", slot(password())),
@@ -139,7 +147,9 @@ fn seeds() -> Vec<Seed> {
         }),
         ("record", "one-image", record(1).write().unwrap()),
         ("record", "image-and-tree", json),
-    ]
+    ];
+    all.extend(tree_nodes::all().into_iter().map(|(name, bytes)| ("tree", name, bytes)));
+    all
 }
 
 /// Whether the parser takes the bytes: a seed that is refused at the first check finds nothing.
@@ -153,6 +163,7 @@ fn accepted(target: &str, name: &str, bytes: &[u8]) -> bool {
         ("pack-table", _) => pack::parse_table(bytes).is_ok(),
         ("pack-trailer", _) => pack::parse_trailer(bytes, bytes.len() as u64 * 3).is_ok(),
         ("node", _) => Node::parse(bytes).is_ok(),
+        ("tree", _) => TreeNode::parse(&Bytes::copy_from_slice(bytes)).is_ok(),
         ("object", _) => object::parse(bytes, REPOSITORY, SealKind::Record, OBJECT).is_ok(),
         ("index", "supersedes") => index::parse_supersedes(bytes).is_ok(),
         ("index", _) => index::parse_part(bytes).is_ok(),

@@ -15,3 +15,6 @@ mod fixture;
 mod random;
 mod restoring;
 mod sources;
+#[path = "../common/tree_nodes.rs"]
+mod tree_nodes;
+mod trees;

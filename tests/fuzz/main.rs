@@ -10,6 +10,8 @@
 mod mutate;
 mod seeds;
 mod targets;
+#[path = "../common/tree_nodes.rs"]
+mod tree_nodes;
 
 use mutate::Mutator;
 use sha2::{Digest, Sha256};

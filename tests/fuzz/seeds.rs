@@ -1,10 +1,11 @@
 //! Where fuzzing begins: for each parser of the format, bytes as its writer makes them, small and whole.
 
+use crate::tree_nodes;
 use afterimage::foreign::cinder::document::record::ExportRecord;
 use afterimage::format::node::{Child, Entry, Node, Shape, slot_span};
 use afterimage::format::pack::{self, Row};
 use afterimage::format::{BackupId, ChunkId, ObjectId, PackId, Place, RepositoryId};
-use afterimage::format::{config, ids::SealKind, index, listing, object, record, slot};
+use afterimage::format::{config, ids::SealKind, index, listing, object, record, slot, tree};
 
 /// The seeds of a target of the format; none for one that is not known here.
 pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
@@ -18,6 +19,7 @@ pub(crate) fn of_format(name: &str) -> Vec<Vec<u8>> {
             [node(Shape::Fixed(131_072), 0, 3), node(Shape::Fixed(4096), 2, 200), node(Shape::Cut, 0, 5)]
                 .into()
         }
+        "tree" => tree_nodes::all().into_iter().map(|(_, bytes)| bytes).collect(),
         "object" => vec![object::write(
             RepositoryId([1; 16]),
             SealKind::Record,
@@ -157,6 +159,7 @@ pub(crate) fn assert_valid() {
     assert!([OPEN_SLOT, PASSWORD_SLOT].iter().all(|slot| slot::Slot::parse(slot.as_bytes()).is_ok()));
     assert!(record::Record::parse(RECORD.as_bytes()).is_ok());
     assert!(of_format("node").iter().all(|node| Node::parse(node).is_ok()));
+    assert!(tree_nodes::all().into_iter().all(|(_, node)| tree::TreeNode::parse(&node.into()).is_ok()));
     assert!(of_format("pack-table").iter().all(|table| pack::parse_table(table).is_ok()));
 }
 
