@@ -9,9 +9,7 @@ use super::units;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::foreign::cinder::document::Uuid;
 use crate::foreign::cinder::document::metadata::Compression;
-use crate::foreign::cinder::document::record::ExportRecord;
-use crate::foreign::cinder::rows;
-use crate::foreign::cinder::write::{BLOCK, Options, Place, Shipment, Shipped, describe, ship};
+use crate::foreign::cinder::write::{BLOCK, Options, Shipment, Shipped, describe, ship};
 use crate::format::record::{Content, Item, Record};
 use crate::format::{BackupId, limits};
 use crate::image::{Engine, Image, Map, compare};
@@ -156,29 +154,27 @@ fn shipment<'a>(
             let mut differs = |range| changed.push(range);
             let compared = compare(one.image.engine(), parent.image.map(), one.image.map(), &mut differs);
             context.runtime().block_on(compared).context(|| "compare a backup with its parent")?;
-            Some((Place::of(&shipped.metadata), changed))
+            Some((shipped.place.clone(), changed))
         }
     };
     Ok(Shipment { metadata, image: &one.image, changes })
 }
 
 fn print(context: &Context, planned: &[Planned], shipped: &[Shipped]) -> Result<()> {
-    let records = planned.iter().zip(shipped).map(|(one, shipped)| record_of(one, shipped));
-    let records = records.collect::<Result<Vec<ExportRecord>>>()?;
-    let all = || planned.iter().zip(shipped).zip(&records);
+    let all = || planned.iter().zip(shipped);
     let json = || {
-        let one = all().map(|((one, shipped), record)| {
+        let one = all().map(|(one, shipped)| {
             json!({
                 "backup": one.record.id, "image": one.item.name, "id": shipped.metadata.backup_id,
                 "parent": shipped.metadata.parent_id, "volume": shipped.metadata.volume_id,
                 "objects": shipped.metadata.objects.len(), "bytes_stored": shipped.stored, "new": !shipped.was_there,
-                "record": record,
+                "container": shipped.place.container, "prefix": shipped.place.prefix,
             })
         });
         json!({ "backups": one.collect::<Vec<_>>() })
     };
     context.print(json, || {
-        for ((one, shipped), _) in all() {
+        for (one, shipped) in all() {
             let kind = if shipped.metadata.parent_id.is_some() { "increment" } else { "full" };
             let how = match shipped.was_there {
                 true => "was there already".to_owned(),
@@ -192,10 +188,4 @@ fn print(context: &Context, planned: &[Planned], shipped: &[Shipped]) -> Result<
         }
         shipped.iter().map(|shipped| format!("{}\n", shipped.metadata.backup_id)).collect()
     })
-}
-
-fn record_of(one: &Planned, shipped: &Shipped) -> Result<ExportRecord> {
-    let place = Place::of(&shipped.metadata);
-    let row = rows::row(&shipped.metadata, &place.container, &place.prefix, one.image.len());
-    Ok(ExportRecord::of(rows::SERVICE, &row)?)
 }

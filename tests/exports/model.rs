@@ -38,7 +38,13 @@ fn known(record: &Record) -> Known {
         }
         Content::Tree { .. } => None,
     });
-    Known { id: record.id, name: record.name.clone(), time: record.time, images: images.collect() }
+    Known {
+        id: record.id,
+        name: record.name.clone(),
+        time: record.time,
+        home: record.repository,
+        images: images.collect(),
+    }
 }
 
 /// A repository with a backup of `vm`, opened in this process.

@@ -217,6 +217,7 @@ const RECORD: &str = r#"{"version": 1, "repository": "01010101010101010101010101
 /// The seeds of Cinder's documents.
 pub(crate) fn of_cinder(name: &str) -> Vec<Vec<u8>> {
     use afterimage::foreign::cinder::document::hashes::Hashes;
+    use afterimage::foreign::cinder::document::listed;
     let record = ExportRecord {
         backup_service: "cinder.backup.drivers".into(),
         backup_url: "eyJpZCI6ICIxMmQwYjFmYy05ZjdmLTUyM2QtYTkxNi1lNDIzMzZjNTJjZGMiLCAic2l6ZSI6IDF9".into(),
@@ -226,6 +227,12 @@ pub(crate) fn of_cinder(name: &str) -> Vec<Vec<u8>> {
         "metadata" => vec![CINDER_METADATA.into()],
         "hashes" => vec![CINDER_HASHES.into(), hashes.write().expect("a document")],
         "record" => vec![record.write().expect("a record"), serde_json::to_vec(&record).expect("a record")],
+        "listed" => vec![
+            listed::write(&[record.clone(), record.clone()]).into(),
+            format!("| backup_service | {} |\n| backup_url | {} |", record.backup_service, record.backup_url)
+                .into(),
+            serde_json::to_vec(&[&record, &record]).expect("records"),
+        ],
         "row" => vec![record.row().and_then(|row| row.write()).expect("a row")],
         "digests" => {
             let digest = "ab".repeat(32);

@@ -6,6 +6,7 @@
 mod common;
 
 mod bad_luck;
+mod carried;
 mod damage;
 mod foreign;
 mod golden;
@@ -15,4 +16,5 @@ mod keys;
 mod kill;
 mod records;
 mod restore;
+mod shipping;
 mod usage;

@@ -1,6 +1,7 @@
 //! One door per document for fuzzers: bytes in, no panic out. What parses has to be written back the same.
 
 use super::hashes::{Frame, Hashes};
+use super::listed;
 use super::metadata::Metadata;
 use super::record::{ExportRecord, Row};
 
@@ -8,8 +9,14 @@ use super::record::{ExportRecord, Row};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] =
-    &[("metadata", metadata), ("hashes", hashes), ("record", record), ("row", row), ("digests", digests)];
+pub const TARGETS: &[Target] = &[
+    ("metadata", metadata),
+    ("hashes", hashes),
+    ("record", record),
+    ("row", row),
+    ("digests", digests),
+    ("listed", listed),
+];
 
 fn metadata(bytes: &[u8]) {
     if let Ok(metadata) = Metadata::parse(bytes) {
@@ -55,4 +62,10 @@ fn row(bytes: &[u8]) {
 
 fn digests(bytes: &[u8]) {
     let _refused = Frame::parse(bytes).is_err();
+}
+
+fn listed(bytes: &[u8]) {
+    for record in listed::parse(bytes).unwrap_or_default() {
+        let _refused = record.row().is_err();
+    }
 }

@@ -6,6 +6,10 @@ pub const METADATA_LEN_MAX: u64 = 320 << 20;
 pub const OBJECTS_MAX: usize = 1 << 20;
 /// The longest `volume_meta` and the longest export record.
 pub const SMALL_JSON_LEN_MAX: usize = 4 << 20;
+/// The longest text with export records in it, and the most of them.
+pub const LISTED_LEN_MAX: usize = 128 << 20;
+/// See [`LISTED_LEN_MAX`].
+pub const LISTED_MAX: usize = 1 << 16;
 /// The longest `_sha256file` that is read as a whole; longer ones are read by range, as they are laid out by Cinder.
 pub const HASHES_LEN_MAX: u64 = 64 << 20;
 /// What stands before the digests of a `_sha256file`, at most, and behind them.

@@ -25,6 +25,7 @@ pub mod fuzz;
 pub mod hashes;
 mod json;
 pub mod limits;
+pub mod listed;
 pub mod metadata;
 pub mod names;
 pub mod record;

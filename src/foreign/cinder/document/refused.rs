@@ -42,6 +42,8 @@ pub enum Refused {
     Layout,
     #[error("it is not written in base64")]
     Base64,
+    #[error("no export record is in it")]
+    NoRecord,
 }
 
 impl From<Refused> for Error {

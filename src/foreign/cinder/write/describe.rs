@@ -18,10 +18,8 @@ pub fn metadata(record: &Record, item: &Item, size: u64, parent: Option<Uuid>) -
     let several = record.items.len() > 1;
     let volume = text("volume_id").and_then(Uuid::parse).filter(|_| !several);
     let volume = volume.unwrap_or_else(|| volume_id(record.repository, &record.name, &item.name));
-    let volume_meta = match text("volume_meta").filter(|meta| VolumeMeta::parse(meta).is_ok()) {
-        Some(meta) => meta.to_owned(),
-        None => described(volume, record, item, size).write()?,
-    };
+    let volume_meta =
+        known(record).filter(|_| !several).unwrap_or_else(|| described(volume, record, item, size));
     let own_name = if several { format!("{}/{}", record.name, item.name) } else { record.name.clone() };
     Ok(Metadata {
         backup_id: backup_id(record.id, several.then_some(item.name.as_str())),
@@ -30,7 +28,7 @@ pub fn metadata(record: &Record, item: &Item, size: u64, parent: Option<Uuid>) -
         backup_description: text("backup_description").map(str::to_owned),
         created_at: record.time,
         parent_id: parent,
-        volume_meta: Some(volume_meta),
+        volume_meta: Some(volume_meta.write()?),
         prefix: None,
         objects: Vec::new(),
     })
@@ -39,6 +37,19 @@ pub fn metadata(record: &Record, item: &Item, size: u64, parent: Option<Uuid>) -
 /// The size that Cinder counts in.
 pub fn size_gib(bytes: u64) -> u64 {
     bytes.div_ceil(GIB).max(1)
+}
+
+/// What Cinder knew of the volume, where it was a backup of Cinder's.
+fn known(record: &Record) -> Option<VolumeMeta> {
+    let object = |key: &str| record.metadata.get(key).and_then(Value::as_object).cloned();
+    let base = object("volume").filter(|base| !base.is_empty())?;
+    let (metadata, image) = (object("volume_metadata"), object("image_properties"));
+    Some(VolumeMeta {
+        version: 2,
+        base,
+        metadata: metadata.unwrap_or_default(),
+        image: image.unwrap_or_default(),
+    })
 }
 
 fn described(volume: Uuid, record: &Record, item: &Item, size: u64) -> VolumeMeta {

@@ -5,7 +5,9 @@
 
 use super::Place;
 use crate::error::{Context, Error, Kind, Result};
-use crate::foreign::cinder::document::{limits, names};
+use crate::foreign::cinder::document::metadata::Metadata;
+use crate::foreign::cinder::document::names::Part;
+use crate::foreign::cinder::document::{Uuid, limits, names};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use std::cell::Cell;
 use std::fs::File;
@@ -20,8 +22,8 @@ const FILE_MODE: u32 = 0o660;
 
 /// What was found where a backup goes.
 pub(super) enum Found {
-    /// It: the bytes of its index.
-    Backup(Vec<u8>),
+    /// It, and what its objects are called by, which may be older than the names that we give.
+    Backup { prefix: String, metadata: Metadata },
     /// Room for it.
     Room(Folder),
 }
@@ -38,7 +40,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Makes the folder if need be, and clears away what an interrupted run left of the backup.
-    pub(super) fn enter(root: &Path, place: &Place) -> Result<Found> {
+    pub(super) fn enter(root: &Path, place: &Place, id: Uuid) -> Result<Found> {
         let path = root.join(&place.container);
         let what = || format!("make {}", path.display());
         let owner = owner_of(root).context(what)?;
@@ -48,8 +50,8 @@ impl Folder {
             let words = format!("{}: another export writes there", path.display());
             return Err(Error::new(Kind::Busy, words));
         }
-        if let Some(bytes) = index(&path.join(names::metadata(&place.prefix)))? {
-            return Ok(Found::Backup(bytes));
+        if let Some((prefix, metadata)) = index_of(&path, id)? {
+            return Ok(Found::Backup { prefix, metadata });
         }
         let folder = Folder { path, prefix: place.prefix.clone(), dir, owner, partials: Cell::new(0) };
         folder.clear()?;
@@ -201,17 +203,28 @@ fn make_folders(root: &Path, container: &str, owner: Option<(u32, u32)>) -> std:
     Ok(())
 }
 
-/// An index, if it is there.
-fn index(path: &Path) -> Result<Option<Vec<u8>>> {
-    let what = || format!("read {}", path.display());
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.context(what)?,
-    };
-    let mut bytes = Vec::new();
-    let len = file.take(limits::METADATA_LEN_MAX + 1).read_to_end(&mut bytes).context(what)?;
-    match len as u64 > limits::METADATA_LEN_MAX {
-        true => Err(Error::new(Kind::Corrupt, format!("{}: it is too long to be one", what()))),
-        false => Ok(Some(bytes)),
+/// The index of a backup, if it is in the folder: whatever it is called by.
+fn index_of(path: &Path, id: Uuid) -> Result<Option<(String, Metadata)>> {
+    let what = || format!("look through {}", path.display());
+    for entry in std::fs::read_dir(path).context(what)? {
+        let name = entry.context(what)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let Some((prefix, Part::Metadata)) = names::split(name) else { continue };
+        let metadata = index(&path.join(name))?;
+        if metadata.backup_id == id {
+            return Ok(Some((prefix.to_owned(), metadata)));
+        }
     }
+    Ok(None)
+}
+
+fn index(path: &Path) -> Result<Metadata> {
+    let what = || format!("read {}", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).context(what)?;
+    let len = file.take(limits::METADATA_LEN_MAX + 1).read_to_end(&mut bytes).context(what)?;
+    if len as u64 > limits::METADATA_LEN_MAX {
+        return Err(Error::new(Kind::Corrupt, format!("{}: it is too long to be one", what())));
+    }
+    Metadata::parse(&bytes).map_err(Error::from).context(what)
 }

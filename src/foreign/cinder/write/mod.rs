@@ -68,6 +68,8 @@ pub struct Place {
 pub struct Shipped {
     /// What is there now.
     pub metadata: Metadata,
+    /// Where.
+    pub place: Place,
     /// Whether it was there before.
     pub was_there: bool,
     /// Bytes of the objects that were written.
@@ -94,16 +96,16 @@ pub fn ship(
 ) -> Result<Shipped> {
     let place = Place::of(&shipment.metadata);
     let id = shipment.metadata.backup_id;
-    let folder = match Folder::enter(root, &place)? {
-        Found::Backup(bytes) => {
-            let metadata = already(&bytes, &shipment.metadata)
-                .context(|| format!("look at {}/{}", place.container, names::metadata(&place.prefix)))?;
+    let folder = match Folder::enter(root, &place, id)? {
+        Found::Backup { prefix, metadata } => {
+            already(&metadata, &shipment.metadata)
+                .context(|| format!("look at {}/{}", place.container, names::metadata(&prefix)))?;
             progress.add(shipment.image.len());
-            return Ok(Shipped { metadata, was_there: true, stored: 0 });
+            return Ok(Shipped { metadata, place: Place { prefix, ..place }, was_there: true, stored: 0 });
         }
         Found::Room(folder) => folder,
     };
-    let shipped = fill(root, &folder, shipment, options, progress, cancel);
+    let shipped = fill(root, &folder, &place, shipment, options, progress, cancel);
     if shipped.is_err() {
         folder.leave();
     }
@@ -111,10 +113,9 @@ pub fn ship(
 }
 
 /// A backup that is there is the one that is meant, and rests on nothing else.
-fn already(bytes: &[u8], wanted: &Metadata) -> Result<Metadata> {
-    let found = Metadata::parse(bytes)?;
-    if found.backup_id != wanted.backup_id || found.volume_id != wanted.volume_id {
-        let words = format!("it is of backup {} of volume {}", found.backup_id, found.volume_id);
+fn already(found: &Metadata, wanted: &Metadata) -> Result<()> {
+    if found.volume_id != wanted.volume_id {
+        let words = format!("it is there already as a backup of volume {}", found.volume_id);
         return Err(Error::new(Kind::Refused, words));
     }
     match found.parent_id {
@@ -123,13 +124,14 @@ fn already(bytes: &[u8], wanted: &Metadata) -> Result<Metadata> {
             Err(Error::new(Kind::Refused, words)
                 .hint("export the same chain (--chain), or to another directory"))
         }
-        _ => Ok(found),
+        _ => Ok(()),
     }
 }
 
 fn fill(
     root: &Path,
     folder: &Folder,
+    place: &Place,
     shipment: Shipment<'_>,
     options: &Options,
     progress: &Progress,
@@ -162,7 +164,7 @@ fn fill(
     folder.publish(&names::metadata(folder.prefix()), |file| {
         file.write_all(&bytes).context(|| "write the index")
     })?;
-    Ok(Shipped { metadata, was_there: false, stored })
+    Ok(Shipped { metadata, place: place.clone(), was_there: false, stored })
 }
 
 fn head(metadata: &Metadata) -> Head {

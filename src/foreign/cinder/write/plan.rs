@@ -118,7 +118,8 @@ mod tests {
             all(5 * BLOCK + 7, 2 * BLOCK),
             [0..2 * BLOCK, 2 * BLOCK..4 * BLOCK, 4 * BLOCK..5 * BLOCK + 7]
         );
-        assert_eq!(cut(&[BLOCK..3 * BLOCK], 2 * BLOCK), [BLOCK..2 * BLOCK, 2 * BLOCK..3 * BLOCK]);
+        let one = BLOCK..3 * BLOCK;
+        assert_eq!(cut(std::slice::from_ref(&one), 2 * BLOCK), [BLOCK..2 * BLOCK, 2 * BLOCK..3 * BLOCK]);
     }
 
     #[test]
