@@ -15,4 +15,5 @@ mod keys;
 mod kill;
 mod records;
 mod restore;
+mod shares;
 mod usage;
