@@ -17,4 +17,4 @@ pub mod tree;
 
 pub use builder::MapBuilder;
 pub use copy::ImageSource;
-pub use plan::{ItemSource, Job, Parent, run};
+pub use plan::{Input, ItemSource, Job, Parent, run};

@@ -131,11 +131,17 @@ impl Context {
         Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
     }
 
-    /// The backup and the image that a reference means.
-    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
+    /// The backup and the item of it that a reference means.
+    pub(super) fn item(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item)> {
         let reference = Reference::parse(text)?;
         let record = self.runtime().block_on(engine.repository().find(&reference))?;
         let item = choose_item(&record, reference.item.as_deref())?.clone();
+        Ok((record, item))
+    }
+
+    /// The backup and the image that a reference means.
+    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
+        let (record, item) = self.item(engine, text)?;
         let Content::Image { size, root, .. } = item.content else {
             return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
         };

@@ -6,5 +6,6 @@
 mod check;
 mod imports;
 mod packs;
+mod trees;
 
 pub use check::{Damage, Options, Report, check};

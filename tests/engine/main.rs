@@ -14,6 +14,7 @@ mod fixture;
 #[allow(dead_code)] // each test program uses its part
 mod random;
 mod restoring;
+mod shares;
 mod sources;
 #[path = "../common/tree_nodes.rs"]
 mod tree_nodes;

@@ -16,5 +16,6 @@ mod keys;
 mod kill;
 mod records;
 mod restore;
+mod shares;
 mod shipping;
 mod usage;

@@ -20,7 +20,7 @@ pub struct Dir {
 
 /// What is looked for on the way down.
 #[derive(Clone, Copy)]
-enum Goal<'a> {
+pub(super) enum Goal<'a> {
     /// The entry of this name.
     Name(&'a [u8]),
     /// The entry with this number.
@@ -28,21 +28,22 @@ enum Goal<'a> {
 }
 
 /// Where a node stands: what the one above says of it, and how many entries lie before it.
-struct Here {
-    says: Directory,
+pub(super) struct Here {
+    pub(super) says: Directory,
     first: Option<Bytes>,
     end: Option<Bytes>,
     before: u64,
 }
 
 /// A leaf, and the number of its first entry.
-struct Leaf {
-    part: Arc<Opened>,
+pub(super) struct Leaf {
+    pub(super) part: Arc<Opened>,
     before: u64,
 }
 
-enum Step {
-    Down(Here),
+pub(super) enum Step {
+    /// To the node below that this row refers to.
+    Down(Here, usize),
     Leaf(Leaf),
     Nothing,
 }
@@ -51,6 +52,10 @@ impl Dir {
     /// `depth`: of its entries.
     pub(super) fn new(engine: Arc<Engine>, below: Option<Directory>, depth: u16) -> Dir {
         Dir { engine, below, depth }
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     /// How many entries it has.
@@ -119,7 +124,7 @@ impl Dir {
         page.extend((first..rows).take(room).map(|row| self.member(leaf, row)));
     }
 
-    fn member(&self, leaf: &Leaf, row: usize) -> Member {
+    pub(super) fn member(&self, leaf: &Leaf, row: usize) -> Member {
         Member { engine: Arc::clone(&self.engine), part: Arc::clone(&leaf.part), row, depth: self.depth }
     }
 
@@ -129,7 +134,7 @@ impl Dir {
         Some(self.member(leaf, row))
     }
 
-    fn start(&self) -> Option<Here> {
+    pub(super) fn start(&self) -> Option<Here> {
         self.below.map(|says| Here { says, first: None, end: None, before: 0 })
     }
 
@@ -139,7 +144,7 @@ impl Dir {
             let child = here.says.child;
             let part = self.engine.node(SealKind::Tree, child.id, child.place).await?.tree(child.id)?;
             match here.step(part, goal)? {
-                Step::Down(next) => here = next,
+                Step::Down(next, _) => here = next,
                 Step::Leaf(leaf) => return Ok(Some(leaf)),
                 Step::Nothing => return Ok(None),
             }
@@ -151,7 +156,7 @@ impl Dir {
         loop {
             let Loaded::Tree(part) = self.engine.node_now(here.says.child.id)? else { return None };
             match here.step(part, goal) {
-                Ok(Step::Down(next)) => here = next,
+                Ok(Step::Down(next, _)) => here = next,
                 Ok(Step::Leaf(leaf)) => return Some(Ok(Some(leaf))),
                 Ok(Step::Nothing) => return Some(Ok(None)),
                 Err(error) => return Some(Err(error)),
@@ -162,7 +167,7 @@ impl Dir {
 
 impl Here {
     /// From a node to the one below it that the goal lies in, if there is one.
-    fn step(&self, part: Arc<Opened>, goal: Goal<'_>) -> Result<Step> {
+    pub(super) fn step(&self, part: Arc<Opened>, goal: Goal<'_>) -> Result<Step> {
         let judged = part.node.judge(&self.says, self.first.as_deref(), self.end.as_deref());
         judged.map_err(Error::from).context(|| format!("read tree node {}", self.says.child.id))?;
         match &part.node {
@@ -191,12 +196,8 @@ impl Here {
         let below = &all[row];
         let end = all.get(row + 1).map(|next| next.first.clone()).or_else(|| self.end.clone());
         let says = Directory { child: below.child, level, rows: below.rows, totals: below.totals };
-        Step::Down(Here {
-            says,
-            first: Some(below.first.clone()),
-            end,
-            before: self.before.saturating_add(before),
-        })
+        let (first, before) = (Some(below.first.clone()), self.before.saturating_add(before));
+        Step::Down(Here { says, first, end, before }, row)
     }
 }
 

@@ -9,9 +9,11 @@
 
 mod dir;
 mod file;
+mod seen;
 
 pub use dir::Dir;
 pub use file::File;
+pub use seen::{Seen, SeenDir};
 
 use super::engine::Engine;
 use super::node::Opened;
