@@ -39,6 +39,7 @@ fn job(directory: &Path, options: Options) -> Result<Job> {
         level: LEVEL_DEFAULT,
         digest: false,
         memory: MEMORY,
+        copy_of: None,
     })
 }
 

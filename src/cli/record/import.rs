@@ -168,7 +168,7 @@ fn item_source(context: &Context, there: &Arc<Engine>, item: &Item) -> Result<It
     let image = Image::new(Arc::clone(there), Map { root, len: size });
     let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
     let source = ImageSource::new(image, facts, Vec::new(), context.cancel.clone())?;
-    Ok(ItemSource { name: item.name.clone(), source: Box::new(source) })
+    Ok(ItemSource { name: item.name.clone(), source: Box::new(source).into() })
 }
 
 fn digest_of(item: &Item) -> Option<&str> {
