@@ -131,11 +131,17 @@ impl Context {
         Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
     }
 
-    /// The backup and the image that a reference means.
-    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
+    /// The backup and the item that a reference means.
+    pub(super) fn item(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item)> {
         let reference = Reference::parse(text)?;
         let record = self.runtime().block_on(engine.repository().find(&reference))?;
         let item = choose_item(&record, reference.item.as_deref())?.clone();
+        Ok((record, item))
+    }
+
+    /// The backup and the image that a reference means.
+    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
+        let (record, item) = self.item(engine, text)?;
         let Content::Image { size, root, .. } = item.content else {
             return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
         };
@@ -203,8 +209,11 @@ impl Context {
                 bar.set_position(done);
             } else if self.global.json {
                 let seconds = started.elapsed().as_secs_f64();
-                let line =
+                let mut line =
                     serde_json::json!({ "progress": { "done": done, "total": total, "seconds": seconds } });
+                if let (Some(state), Some(progress)) = (progress.state(), line["progress"].as_object_mut()) {
+                    let _new = progress.insert("state".to_owned(), state.into());
+                }
                 let _unheard = writeln!(std::io::stdout(), "{line}");
             }
         }

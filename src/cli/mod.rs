@@ -14,6 +14,7 @@ mod control;
 mod detach;
 mod diff;
 mod figures;
+mod find;
 mod init;
 mod key;
 mod list;
@@ -72,6 +73,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Overlay(args) => overlay::run(&context, args),
         Verb::Capture(args) => capture::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
+        Verb::Find(args) => find::run(&context, &args),
+        Verb::History(args) => find::history(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),
         Verb::Umount(args) => umount::run(&context, &args),
