@@ -9,7 +9,10 @@ use afterimage::format::tree::Content;
 use afterimage::image::tree::Tree;
 use afterimage::progress::{Cancel, Progress};
 use afterimage::restore::target::Guarded;
-use afterimage::restore::tree::{Done, Marker, Part, Request, Wish, restore_tree};
+use afterimage::restore::tree::{
+    Aspect, Done, FileSystem, Marker, Part, Request, Wish, restore_tree, restore_tree_as,
+};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -307,4 +310,49 @@ fn r3_the_source_and_the_repository_are_refused_however_they_are_reached() {
     }
     assert!(look(&source).paths.len() == 2 && look(&repository).paths.len() == 1, "nothing was written");
     assert!(onto(&source.join("new"), true).is_ok());
+}
+
+#[test]
+fn r10_r12_a_target_of_another_kind_is_refused_before_anything_is_written_or_gets_what_it_can_keep() {
+    let mut plants = odd();
+    for (name, plant) in
+        [("Readme", file(b"1")), ("README", file(b"2")), ("a:b", file(b"3")), ("c. ", directory_plant())]
+    {
+        let _new = plants.insert(name.as_bytes().to_vec(), mine(plant));
+    }
+    let _new = plants.insert(b"c. /inside".to_vec(), mine(file(b"4")));
+    let (_bench, tree) = grown(&plants);
+    let (_dir, target) = place();
+    let onto = |lossy: bool| {
+        let plain = request(&tree, &target);
+        let request = Request { wish: Wish { lossy, ..plain.wish.clone() }, ..plain };
+        let vfat = FileSystem::of_magic(0x4d44);
+        restore_tree_as(&request, Some(vfat), &Progress::default(), &Cancel::default())
+    };
+    let error = onto(false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    for what in
+        ["vfat", "symbolic links", "hard links", "owners", "permissions", "extended attributes", "--lossy"]
+    {
+        assert!(error.to_string().contains(what), "{what}: {error}");
+    }
+    assert!(!target.exists());
+    let done = onto(true).unwrap();
+    let counts: Vec<(Aspect, u64)> = done.losses.iter().map(|(aspect, loss)| (aspect, loss.count)).collect();
+    let count = |aspect| counts.iter().find(|(one, _)| *one == aspect).map_or(0, |(_, count)| *count);
+    // One of two that differ in case, two odd names and one in one of them, and two names that are not text or hold a newline or a star.
+    assert_eq!(count(Aspect::Entry), 1 + 2 + 1 + 3, "{counts:?}");
+    assert_eq!(
+        (count(Aspect::Links), count(Aspect::Pipes)),
+        (if is_root() { 5 } else { 4 }, 2),
+        "{counts:?}"
+    );
+    assert_eq!(count(Aspect::HardLinks), 3, "{counts:?}");
+    assert!(!target.join("link").exists() && !target.join("a:b").exists());
+    assert!(target.join("README").exists() != target.join("Readme").exists());
+    for (path, plant) in plants.iter().filter(|(_, plant)| matches!(plant.entry.content, Content::File(_))) {
+        if let Ok(bytes) = std::fs::read(target.join(std::ffi::OsStr::from_bytes(path))) {
+            assert!(bytes == plant.bytes(), "{}", path.escape_ascii());
+        }
+    }
 }

@@ -105,12 +105,23 @@ pub struct Done {
 
 /// Restores. Not to be called on a worker of the runtime.
 pub fn restore_tree(request: &Request<'_>, progress: &Progress, cancel: &Cancel) -> Result<Done> {
+    restore_tree_as(request, None, progress, cancel)
+}
+
+/// The same, with the target taken for another kind of file system than it is: few machines have one of each.
+pub fn restore_tree_as(
+    request: &Request<'_>,
+    kind: Option<FileSystem>,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Done> {
     let started = Instant::now();
     progress.enter("looking");
     request.part.judge(request.tree)?;
     raise_descriptor_limit();
     let refuse = |refusal: Refusal| refusal.into_error(request.target);
-    let looked = facts::look(&Machine::here(), request.target, request.guarded, request.source)?;
+    let mut looked = facts::look(&Machine::here(), request.target, request.guarded, request.source)?;
+    looked.facts.system = kind.unwrap_or(looked.facts.system);
     let facts = &looked.facts;
     let _early = judge(facts, &Needs::default(), &request.wish).map_err(refuse)?;
     let fit = Fit::new(facts);
