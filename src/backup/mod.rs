@@ -14,4 +14,4 @@ mod same;
 pub mod tree;
 
 pub use builder::MapBuilder;
-pub use plan::{ItemSource, Job, Parent, run};
+pub use plan::{Input, ItemSource, Job, Parent, run};

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 /// What is read and handed on at once, unless chunks are larger.
-const RUN_LEN: usize = 1 << 20;
+pub(super) const RUN_LEN: usize = 1 << 20;
 /// The most runs under way for each worker.
 const RUNS_PER_WORKER: usize = 4;
 
@@ -51,7 +51,7 @@ pub(super) struct ItemDone {
 }
 
 /// What a worker found out about one chunk.
-enum Outcome {
+pub(super) enum Outcome {
     /// It is zero.
     Zero,
     /// The repository has it.
@@ -116,7 +116,7 @@ pub(super) fn back_up_item(
 
 /// How many runs may be under way: enough for all workers, as far as a quarter of the budget goes (the packs have the rest), and
 /// no more than the pack they set out for can take when it turns out to be full.
-fn runs_under_way(workers: usize, memory: u64, chunk: usize, run_len: usize) -> usize {
+pub(super) fn runs_under_way(workers: usize, memory: u64, chunk: usize, run_len: usize) -> usize {
     let affordable = usize::try_from(memory / 4).unwrap_or(usize::MAX) / (2 * run_len);
     let chunks = run_len / chunk;
     let sealed_run_len = run_len + chunks * limits::SEAL_OVERHEAD as usize;
@@ -125,11 +125,11 @@ fn runs_under_way(workers: usize, memory: u64, chunk: usize, run_len: usize) -> 
     (workers * RUNS_PER_WORKER).min(affordable).max(3).min(fit)
 }
 
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+pub(super) fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(panicked()))
 }
 
-fn panicked() -> Error {
+pub(super) fn panicked() -> Error {
     Error::new(Kind::Unsupported, "a thread of the backup ended in a panic: this is a bug")
 }
 
@@ -153,10 +153,11 @@ fn judge_all(
     Ok(())
 }
 
-struct Judge<'a> {
-    keys: &'a Keys,
-    known: &'a Known,
-    seal: Seal,
+/// Asks of a chunk whether it has to be stored, and seals it if so.
+pub(super) struct Judge<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) known: &'a Known,
+    pub(super) seal: Seal,
 }
 
 impl Judge<'_> {
@@ -181,7 +182,7 @@ impl Judge<'_> {
         Ok(Judged { run, pack, outcomes })
     }
 
-    fn chunk(&mut self, plain: &[u8], pack: PackId, parent: Option<Child>) -> Result<Outcome> {
+    pub(super) fn chunk(&mut self, plain: &[u8], pack: PackId, parent: Option<Child>) -> Result<Outcome> {
         if is_zero(plain) {
             return Ok(Outcome::Zero);
         }

@@ -4,15 +4,18 @@
 //! last and may fail: the backup is listed by then. Entered from `cli`, on a thread that may wait.
 
 use super::pipeline::{ItemDone, ItemPlan, back_up_item};
+use super::tree::{TreeDone, TreePlan, back_up_tree};
 use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::record::{Content, Item, Record, Stats, Writer as WrittenBy, is_name};
+use crate::format::record::{Content, Item, Record, Root, Stats, Writer as WrittenBy, is_name};
 use crate::format::{BackupId, limits};
+use crate::image::tree::Tree;
 use crate::image::{Engine, Map};
 use crate::progress::{Cancel, Progress};
 use crate::repo::writer::Writer;
 use crate::seal::random;
-use crate::source::Source;
+use crate::source::directory::Directory;
+use crate::source::{Facts, Source};
 use serde_json::{Map as JsonMap, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +39,31 @@ pub struct ItemSource {
     /// The item's name.
     pub name: String,
     /// What is read.
-    pub source: Box<dyn Source>,
+    pub source: Input,
+}
+
+/// What an item is read from.
+pub enum Input {
+    /// It becomes an image.
+    Image(Box<dyn Source>),
+    /// It becomes a tree.
+    Tree(Box<Directory>),
+}
+
+impl<S: Source + 'static> From<Box<S>> for Input {
+    fn from(source: Box<S>) -> Input {
+        Input::Image(source)
+    }
+}
+
+impl Input {
+    /// What it is.
+    pub fn facts(&self) -> &Facts {
+        match self {
+            Input::Image(source) => source.facts(),
+            Input::Tree(directory) => directory.facts(),
+        }
+    }
 }
 
 /// What a backup is told.
@@ -79,23 +106,32 @@ pub fn run(
     let mut writer = Writer::new(repository, &known, runtime, usize::try_from(uploads).unwrap_or(1))?;
     let mut items = Vec::new();
     let mut stats = Stats::default();
+    let mut unread = Vec::new();
     for item in &job.items {
         judge_parent(parent.as_ref(), item)?;
     }
     for item in job.items {
-        let plan = ItemPlan {
-            engine,
-            runtime,
-            known: &known,
-            parent: parent.as_ref().and_then(|parent| map_of(parent, &item.name)),
-            level: job.level,
-            digest: job.digest,
-            memory: job.memory,
-            progress,
-            cancel,
+        let (level, memory, name) = (job.level, job.memory, item.name);
+        let before = parent.as_ref().and_then(|parent| item_of(parent, &name)).map(|item| &item.content);
+        let source = match item.source {
+            Input::Image(source) => source,
+            Input::Tree(directory) => {
+                let parent = before.and_then(|before| tree_of(engine, before));
+                let plan =
+                    TreePlan { engine, runtime, known: &known, parent, level, memory, progress, cancel };
+                let done = back_up_tree(&plan, &mut writer, &directory);
+                let mut done = done.context(|| format!("back up {}", directory.facts().name))?;
+                stats.bytes_read += done.bytes_read;
+                stats.bytes_new += done.bytes_new;
+                unread.append(&mut done.unread);
+                items.push(tree_item(name, done)?);
+                continue;
+            }
         };
-        let name = item.name;
-        let done = back_up_item(&plan, &mut writer, item.source).context(|| format!("back up {name}"))?;
+        let (parent, digest) = (before.and_then(map_of), job.digest);
+        let plan =
+            ItemPlan { engine, runtime, known: &known, parent, level, digest, memory, progress, cancel };
+        let done = back_up_item(&plan, &mut writer, source).context(|| format!("back up {name}"))?;
         stats.bytes_read += done.bytes_read;
         stats.bytes_new += done.bytes_new;
         items.push(as_item(name, done)?);
@@ -127,7 +163,7 @@ pub fn run(
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         },
         stats,
-        unread: Vec::new(),
+        unread,
     };
     runtime.block_on(repository.publish_backup(&record, &named))?;
     tidy(engine, runtime);
@@ -192,23 +228,49 @@ fn item_of<'a>(parent: &'a Record, item: &str) -> Option<&'a Item> {
     named.or((parent.items.len() == 1).then(|| &parent.items[0]))
 }
 
-fn map_of(parent: &Record, item: &str) -> Option<Map> {
-    match item_of(parent, item)?.content {
+fn map_of(content: &Content) -> Option<Map> {
+    match *content {
         Content::Image { size, root, .. } => Some(Map { root, len: size }),
         Content::Tree { .. } => None,
     }
 }
 
+fn tree_of(engine: &Arc<Engine>, content: &Content) -> Option<(Tree, Option<Root>)> {
+    match *content {
+        Content::Tree { root, sightings, .. } => Some((Tree::new(Arc::clone(engine), root), sightings)),
+        Content::Image { .. } => None,
+    }
+}
+
 /// What a source calls unchanged is taken from the parent unseen, so the source has a say in which parent that is.
 fn judge_parent(parent: Option<&Record>, item: &ItemSource) -> Result<()> {
+    let Input::Image(source) = &item.source else { return Ok(()) };
     let before = parent.and_then(|parent| item_of(parent, &item.name));
     let facts = before.and_then(|before| serde_json::from_value(before.source.clone()).ok());
-    item.source.judge_parent(facts.as_ref()).context(|| format!("back up {}", item.name))
+    source.judge_parent(facts.as_ref()).context(|| format!("back up {}", item.name))
+}
+
+fn written_down(facts: &Facts) -> Result<Value> {
+    serde_json::to_value(facts)
+        .map_err(|error| Error::new(Kind::Unsupported, "write down the source").caused_by(error))
+}
+
+fn tree_item(name: String, done: TreeDone) -> Result<Item> {
+    Ok(Item {
+        name,
+        content: Content::Tree {
+            files: done.totals.files,
+            bytes: done.totals.bytes,
+            root: done.root,
+            sightings: Some(done.sightings),
+        },
+        source: written_down(&done.facts)?,
+        changed_while_read: done.changed,
+    })
 }
 
 fn as_item(name: String, done: ItemDone) -> Result<Item> {
-    let source = serde_json::to_value(&done.facts)
-        .map_err(|error| Error::new(Kind::Unsupported, "write down the source").caused_by(error))?;
+    let source = written_down(&done.facts)?;
     Ok(Item {
         name,
         content: Content::Image {

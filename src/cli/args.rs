@@ -57,13 +57,13 @@ pub(super) enum Verb {
     Init(Init),
     /// Add, list or remove passwords
     Key(Key),
-    /// Back up images, devices, NBD exports or a stream
+    /// Back up images, devices, NBD exports, a stream or directories
     Backup(Backup),
     /// List backups, oldest first
     List(List),
     /// Show a backup's record
     Show(Show),
-    /// Write the bytes of a backup to standard output
+    /// Write the bytes of a backup, or of a file in it, to standard output
     Cat(Cat),
     /// Restore an image onto a file, a device or an NBD export, a share into a directory
     Restore(Restore),
@@ -156,11 +156,13 @@ the one that was made when the bitmap was begun.
 Examples:
   afterimage backup /dev/vg0/web01-snap --name web01 --tag site=ams
   afterimage backup boot=/dev/sda1 data=/dev/sdb --name db --metadata volume.json
+  afterimage backup /srv/share --name share --exclude '*.tmp' --exclude-caches
+  afterimage backup /dev/vg0/db-snap etc=/etc data=/srv/db --name db
   qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock' --name vm
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock&bitmap=since-monday' --name vm --parent vm@latest")]
 pub(super) struct Backup {
-    /// What to back up: a file, a block device, an nbd:// URI, - for standard input; ITEM=SOURCE names the item
+    /// What to back up: a file, a block device, an nbd:// URI, - for standard input, a directory; ITEM=SOURCE names the item
     #[arg(required = true, value_name = "SOURCE")]
     pub(super) sources: Vec<String>,
     /// What it is a backup of
@@ -184,6 +186,29 @@ pub(super) struct Backup {
     /// Compute the SHA-256 of whole images
     #[arg(long)]
     pub(super) digest: bool,
+    #[command(flatten)]
+    pub(super) directories: Directories,
+}
+
+/// How directories are read.
+#[derive(Debug, Default, Args)]
+pub(super) struct Directories {
+    /// Leave out of directories what matches, as .gitignore has it: a name anywhere, or with a slash a path from the top;
+    /// * ? [a-z] ** and a slash at the end for directories only; ! takes back
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) exclude: Vec<String>,
+    /// The same for each line of a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) exclude_from: Vec<PathBuf>,
+    /// Leave out what is in directories with a valid CACHEDIR.TAG
+    #[arg(long)]
+    pub(super) exclude_caches: bool,
+    /// Go on into other file systems that are mounted in a directory
+    #[arg(long)]
+    pub(super) cross_filesystems: bool,
+    /// List files that can't be read in the record, and exit with 1, instead of failing
+    #[arg(long)]
+    pub(super) keep_going: bool,
 }
 
 #[derive(Debug, Args)]
@@ -205,10 +230,13 @@ pub(super) struct Show {
 #[command(after_help = "\
 Examples:
   afterimage cat web01 | sha256sum
-  afterimage cat web01@latest~3 --offset 1M --length 512 | xxd")]
+  afterimage cat web01@latest~3 --offset 1M --length 512 | xxd
+  afterimage cat share@2026-11-20T10:32:00Z docs/plan.txt")]
 pub(super) struct Cat {
     /// Which backup; /ITEM behind it where there are several
     pub(super) backup: String,
+    /// Which file, where the backup is a directory's
+    pub(super) path: Option<OsString>,
     /// From this byte on
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse_size)]
     pub(super) offset: u64,

@@ -3,15 +3,16 @@
 //! Opens the sources, refuses those that lie in the repository itself, says (or with `init --separate` refuses) when they share a disk with it, and
 //! reads tags and metadata. The rest is `backup::run`.
 
-use super::args::Backup;
+use super::args::{Backup, Directories};
 use super::context::Context;
 use super::units;
-use crate::backup::{ItemSource, Job, Parent, run as back_up};
+use crate::backup::{Input, ItemSource, Job, Parent, run as back_up};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::record::{Record, is_name};
 use crate::format::shown::to_json;
 use crate::repo::refs::Reference;
 use crate::source;
+use crate::source::directory::{Directory, Excludes, Options};
 use afterimage_nbd::uri::Uri;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ use std::path::Path;
 
 /// The longest file of metadata that is read.
 const METADATA_LEN_MAX: u64 = 2 << 20;
+
+/// So many paths that could not be read are shown; the record has more.
+const SHOWN_MAX: usize = 20;
 
 /// Who says at which backup a bitmap began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
     let with_bitmap = whose_bitmap(&args)? && began == Began::Claimed;
     let engine = context.writer_engine()?;
-    let items = open_sources(context, &args.sources, began)?;
+    let items = open_sources(context, &args, began)?;
     same_disk(context, &items, engine.repository().config.separate)?;
     let parent = match args.parent.as_deref() {
         None => Parent::Latest,
@@ -73,8 +77,11 @@ pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<
     for item in record.items.iter().filter(|item| item.changed_while_read) {
         context.say(format!("{} was written to while it was read; the record says so", item.name));
     }
+    for path in record.unread.iter().take(SHOWN_MAX) {
+        context.say(format!("{path} could not be read and is not in the backup"));
+    }
     context.print(|| to_json(&record), || summary(context, &record))?;
-    Ok(0)
+    Ok(if record.unread.is_empty() { 0 } else { 1 })
 }
 
 /// People get the id on standard output, for scripts, and the rest beside it.
@@ -112,11 +119,20 @@ fn read_metadata(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-fn open_sources(context: &Context, words: &[String], began: Began) -> Result<Vec<ItemSource>> {
+fn open_sources(context: &Context, args: &Backup, began: Began) -> Result<Vec<ItemSource>> {
     let directory = context.directory()?;
+    let is_tree = |word: &String| Path::new(split_item(word).1).is_dir();
+    let trees = args.sources.iter().filter(|word| is_tree(word)).count();
+    let images = args.sources.len() - trees;
     let mut items = Vec::new();
-    for word in words {
+    for word in &args.sources {
         let (given, name) = split_item(word);
+        if is_tree(word) {
+            let source = Directory::open(name, options(&args.directories)?, Some(&directory))?;
+            let name = given.map_or_else(|| tree_name(trees, name), str::to_owned);
+            items.push(ItemSource { name, source: Input::Tree(Box::new(source)) });
+            continue;
+        }
         source::refuse_inside(name, &directory)?;
         let source = match Uri::is_meant(name) {
             true => {
@@ -126,10 +142,39 @@ fn open_sources(context: &Context, words: &[String], began: Began) -> Result<Vec
             }
             false => source::open(name)?,
         };
-        let name = given.map_or_else(|| item_name(words.len(), name), str::to_owned);
-        items.push(ItemSource { name, source });
+        let name = given.map_or_else(|| item_name(images, name), str::to_owned);
+        items.push(ItemSource { name, source: Input::Image(source) });
     }
     Ok(items)
+}
+
+/// How directories are to be read.
+fn options(args: &Directories) -> Result<Options> {
+    let mut excludes = Excludes::default();
+    for file in &args.exclude_from {
+        let what = || format!("read the patterns in {}", file.display());
+        let text = std::fs::read_to_string(file).context(what)?;
+        excludes.add_lines(&text).context(what)?;
+    }
+    args.exclude.iter().try_for_each(|pattern| excludes.add(pattern))?;
+    Ok(Options {
+        cross_filesystems: args.cross_filesystems,
+        excludes,
+        exclude_caches: args.exclude_caches,
+        keep_going: args.keep_going,
+        began: None,
+    })
+}
+
+/// One tree is `tree`; of several each has its directory's name.
+fn tree_name(count: usize, source: &str) -> String {
+    let real = std::fs::canonicalize(source).ok();
+    let last = real.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    match last {
+        Some(last) if count > 1 => last.replace(['@', ',', '='], "-"),
+        None if count > 1 => "root".to_owned(),
+        _ => "tree".to_owned(),
+    }
 }
 
 /// A bitmap counts from the moment of one backup on. With another one as the parent the result would be a mix of two moments, so the user has

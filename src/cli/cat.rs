@@ -4,32 +4,96 @@ use super::args::Cat;
 use super::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::image::bulk::{Ordered, stream_in_order};
+use crate::image::tree::Tree;
+use crate::image::{Image, Part};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 
+/// A small file is read in steps of so many bytes.
+const STEP: u64 = 1 << 20;
 static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 
 pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
     let engine = context.engine()?;
-    let (_, _, image) = context.image(&engine, &args.backup)?;
+    let (_, item) = context.item(&engine, &args.backup)?;
+    let tree = Tree::of(&engine, &item);
+    match (tree, args.path.as_deref()) {
+        (Some(tree), Some(path)) => file(context, args, &tree, path),
+        (None, None) => {
+            let (_, _, image) = context.image(&engine, &args.backup)?;
+            let range = range(args, image.len(), "image")?;
+            write_image(context, &image, range)
+        }
+        (Some(_), None) => {
+            let words = format!("{} is a tree of files", args.backup);
+            Err(Error::new(Kind::Usage, words).hint("name the file in it: afterimage cat BACKUP PATH"))
+        }
+        (None, Some(_)) => {
+            let words = format!("{} is an image; files inside of images can't be named yet", args.backup);
+            Err(Error::new(Kind::Unsupported, words).hint("leave the path out: afterimage cat BACKUP"))
+        }
+    }
+}
+
+fn file(context: &Context, args: &Cat, tree: &Tree, path: &OsStr) -> Result<u8> {
+    let member = context.runtime().block_on(tree.find(path.as_bytes()))?;
+    let missing = || Error::new(Kind::Missing, format!("{} has no {}", args.backup, path.display()));
+    let Some(file) = member.ok_or_else(missing)?.file() else {
+        return Err(Error::new(Kind::Usage, format!("{} is no regular file", path.display())));
+    };
+    let range = range(args, file.len(), "file")?;
+    if let Some(image) = file.image() {
+        return write_image(context, image, range);
+    }
+    let mut out = standard_output()?;
+    let mut at = range.start;
+    while at < range.end {
+        let len = (range.end - at).min(STEP);
+        for part in context.runtime().block_on(file.read_aside(at, len as usize))? {
+            let written = match part {
+                Part::Bytes(bytes) => out.write_all(&bytes),
+                Part::Zeros(len) => write_zeros(&mut out, len, &context.cancel)?,
+            };
+            written.map_err(no_output)?;
+        }
+        at += len;
+    }
+    Ok(0)
+}
+
+fn range(args: &Cat, len: u64, what: &str) -> Result<Range<u64>> {
     let start = args.offset;
-    let end = args.length.map_or(image.len(), |length| start.saturating_add(length));
-    if start > image.len() || end > image.len() {
-        let words = format!("the image has {} bytes; there are none from {start} to {end}", image.len());
+    let end = args.length.map_or(len, |length| start.saturating_add(length));
+    if start > len || end > len {
+        let words = format!("the {what} has {len} bytes; there are none from {start} to {end}");
         return Err(Error::new(Kind::Usage, words));
     }
-    // Past the standard library's line buffer: what comes is large already.
-    let out = std::io::stdout().as_fd().try_clone_to_owned();
-    let mut out = File::from(out.map_err(|error| Error::io("write to standard output", error))?);
-    stream_in_order(&image, start..end, &context.cancel, &mut |piece| {
+    Ok(start..end)
+}
+
+fn write_image(context: &Context, image: &Image, range: Range<u64>) -> Result<u8> {
+    let mut out = standard_output()?;
+    stream_in_order(image, range, &context.cancel, &mut |piece| {
         let written = match piece {
             Ordered::Bytes(bytes) => out.write_all(bytes),
             Ordered::Zeros(len) => write_zeros(&mut out, len, &context.cancel)?,
         };
-        written.map_err(|error| Error::io("write to standard output", error))
+        written.map_err(no_output)
     })?;
     Ok(0)
+}
+
+/// Past the standard library's line buffer: what comes is large already.
+fn standard_output() -> Result<File> {
+    std::io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(no_output)
+}
+
+fn no_output(error: std::io::Error) -> Error {
+    Error::io("write to standard output", error)
 }
 
 fn write_zeros(out: &mut File, len: u64, cancel: &crate::progress::Cancel) -> Result<std::io::Result<()>> {

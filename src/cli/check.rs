@@ -44,8 +44,10 @@ fn page(report: &Report) -> String {
 
 fn line(damage: &Damage) -> String {
     let whom = match (&damage.backup, &damage.image) {
-        (Some(backup), Some(image)) => {
-            format!("backup {backup}, {image}, bytes {} to {}", damage.offset, damage.offset + damage.length)
+        (Some(backup), Some(item)) => {
+            let path = damage.path.as_ref().map_or(String::new(), |path| format!(", {}", units::plain(path)));
+            let end = damage.offset + damage.length;
+            format!("backup {backup}, {item}{path}, bytes {} to {end}", damage.offset)
         }
         (Some(backup), None) => format!("backup {backup}"),
         _ => "no listed backup".to_owned(),

@@ -131,7 +131,7 @@ impl Context {
         Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
     }
 
-    /// The backup and the item that a reference means.
+    /// The backup and the item of it that a reference means.
     pub(super) fn item(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item)> {
         let reference = Reference::parse(text)?;
         let record = self.runtime().block_on(engine.repository().find(&reference))?;

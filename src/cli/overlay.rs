@@ -5,7 +5,7 @@
 //! The overlay is a source like any other NBD export, of which only what its bitmap calls written is read. One that is served now is found by
 //! the control sockets of this user's servers; the file of one that is not is served to ourselves for as long as it takes.
 
-use super::args::{Backup, Overlay, OverlayVerb};
+use super::args::{Backup, Directories, Overlay, OverlayVerb};
 use super::backup::{self, Began};
 use super::context::Context;
 use super::control;
@@ -48,6 +48,7 @@ pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
             time: None,
             level: LEVEL_DEFAULT,
             digest: false,
+            directories: Directories::default(),
         };
         // It lies on that backup, so what was not written is what that one holds.
         backup::run_from(context, job, Began::Known)

@@ -29,6 +29,9 @@ pub(super) fn run(context: &Context, args: &Show) -> Result<u8> {
     Ok(0)
 }
 
+/// So many files that could not be read are shown to people.
+const UNREAD_MAX: usize = 20;
+
 fn page(record: &Record, pins: &[Pin]) -> String {
     let mut out = String::new();
     let mut line = |what: &str, value: &str| {
@@ -65,6 +68,12 @@ fn page(record: &Record, pins: &[Pin]) -> String {
                 "the source was written to while it was read: it may hold parts of different moments",
             );
         }
+    }
+    for path in record.unread.iter().take(UNREAD_MAX) {
+        line("not read", path);
+    }
+    if record.unread.len() > UNREAD_MAX {
+        line("not read", &format!("and {} more, see --json", record.unread.len() - UNREAD_MAX));
     }
     for pin in pins {
         line("needed by", &format!("{} on {}, since {}", pin.by, pin.host, pin.since));

@@ -1,4 +1,4 @@
-//! A record as people and scripts see it: the JSON of `list`, `show` and `backup`, and of `backup.json` in a mount.
+//! Records and paths as people and scripts see them: the JSON of `list`, `show` and `backup`, and of `backup.json` in a mount.
 
 use super::record::{Content, Item, Record};
 use serde_json::{Value, json};
@@ -38,5 +38,14 @@ fn item(item: &Item) -> Value {
             "name": item.name, "kind": "tree", "files": files, "bytes": bytes, "root": root.id,
             "source": item.source, "changed_while_read": item.changed_while_read,
         }),
+    }
+}
+
+/// A path within a tree, as people read it: names that are no text have their odd bytes written as `\xff`.
+pub fn path_text(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok("") => ".".to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => path.escape_ascii().to_string(),
     }
 }

@@ -120,6 +120,12 @@ impl Writer {
         self.add_unless_known(SealKind::Tree, id, || node.write(canon))
     }
 
+    /// Stores a few bytes that belong to nodes rather than to content, as a data chunk that lies among nodes.
+    pub fn add_beside_nodes(&mut self, plain: &[u8]) -> Result<Child> {
+        let id = self.repository.keys.data_id(plain);
+        self.add_unless_known(SealKind::Data, id, || plain.to_vec())
+    }
+
     fn add_unless_known(
         &mut self,
         kind: SealKind,

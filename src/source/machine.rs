@@ -180,6 +180,12 @@ impl Machine {
         Ok(self.mount_of(stat)?.is_some_and(|mount| mount.fstype == "fuse.afterimage"))
     }
 
+    /// Whether a mount, by its id, is one of afterimage's own.
+    pub fn is_own_mount_id(&self, id: u64) -> Result<bool> {
+        let mounts = self.mounts()?;
+        Ok(mounts.iter().any(|mount| mount.id == id && mount.fstype == "fuse.afterimage"))
+    }
+
     /// The files and devices that are swapped to.
     pub fn swaps(&self) -> Result<Vec<PathBuf>> {
         let table =

@@ -7,6 +7,7 @@
 //! this machine something lies, for the judges of safety here and in `restore`.
 
 pub mod device;
+pub mod directory;
 pub mod disks;
 pub mod fake;
 pub mod file;

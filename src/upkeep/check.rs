@@ -5,9 +5,10 @@
 
 use super::packs::{Findings, check_packs, is_damage};
 use crate::error::{Error, Kind, Result};
-use crate::format::node::Child;
+use crate::format::node::{Child, Shape};
 use crate::format::pack::tile;
 use crate::format::record::{Content, Item, Record};
+use crate::format::shown::path_text;
 use crate::format::{BackupId, ChunkId, ObjectId, PackId, Place, ids::SealKind};
 use crate::image::Engine;
 use crate::progress::{Cancel, Progress};
@@ -41,11 +42,13 @@ pub struct Damage {
     pub object: String,
     /// The backup that it hurts; none: no listed backup needs it, or another copy is there.
     pub backup: Option<String>,
-    /// The image of that backup.
+    /// The image or tree of that backup.
     pub image: Option<String>,
-    /// Where in the image.
+    /// Which file or directory of it, if it is a tree.
+    pub path: Option<String>,
+    /// Where in the image or file.
     pub offset: u64,
-    /// How many bytes of the image.
+    /// How many bytes of it.
     pub length: u64,
     /// What is wrong.
     pub why: String,
@@ -68,14 +71,14 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-struct Check<'a> {
-    repository: &'a Arc<Repository>,
-    runtime: &'a Handle,
+pub(super) struct Check<'a> {
+    pub(super) repository: &'a Arc<Repository>,
+    pub(super) runtime: &'a Handle,
     truth: &'a Segments,
     findings: Findings,
     packs: Vec<(PackId, u64)>,
     /// Nodes below which all is right; halves of ids are enough.
-    right: HashSet<[u8; 16]>,
+    pub(super) right: HashSet<[u8; 16]>,
     report: Report,
     hurt: HashSet<String>,
 }
@@ -268,23 +271,32 @@ impl Check<'_> {
     }
 
     fn item(&mut self, record: &Record, item: &Item) -> Result<()> {
-        let (Content::Image { size: len, root, .. } | Content::Tree { bytes: len, root, .. }) = &item.content;
+        let (whose, name) = (Some(record.id.to_string()), Some(item.name.clone()));
+        let Content::Image { size, root, .. } = &item.content else {
+            for (path, (object, range, error)) in self.tree(item.root())? {
+                self.blame(object, whose.clone(), name.clone(), range, &error);
+                if let Some(damage) = self.report.damaged.last_mut() {
+                    damage.path = Some(path_text(&path));
+                }
+            }
+            return Ok(());
+        };
         let top = Child { id: root.id, place: root.place };
         let mut lost = Vec::new();
-        let _right = self.node(&top, root.level, 0..*len, item, &mut lost)?;
+        let _right = self.node(&top, root.level, 0..*size, root.shape()?, &mut lost)?;
         for (object, range, error) in merged(lost) {
-            self.blame(object, Some(record.id.to_string()), Some(item.name.clone()), range, &error);
+            self.blame(object, whose.clone(), name.clone(), range, &error);
         }
         Ok(())
     }
 
     /// Whether all below a node is right; what is not is added to `lost`.
-    fn node(
+    pub(super) fn node(
         &mut self,
         child: &Child,
         level: u8,
         range: Range<u64>,
-        item: &Item,
+        shape: Shape,
         lost: &mut Vec<Lost>,
     ) -> Result<bool> {
         let half: [u8; 16] = std::array::from_fn(|at| child.id.0[at]);
@@ -298,7 +310,7 @@ impl Check<'_> {
         let read = self.runtime.block_on(self.repository.chunk(SealKind::Node, child.id, child.place));
         let node = read.and_then(|plain| {
             let node = self.repository.parse_node(child.id, &plain)?;
-            node.judge(item.root().shape()?, level, range.end - range.start)?;
+            node.judge(shape, level, range.end - range.start)?;
             Ok(node)
         });
         let node = match node {
@@ -316,7 +328,7 @@ impl Check<'_> {
             at = here.end;
             let Some(child) = &entry.child else { continue };
             right &= match level.checked_sub(1) {
-                Some(below) => self.node(child, below, here, item, lost)?,
+                Some(below) => self.node(child, below, here, shape, lost)?,
                 None => match self.is_lost(child) {
                     None => true,
                     Some(error) => {
@@ -333,7 +345,7 @@ impl Check<'_> {
     }
 
     /// Why a chunk can't be had from anywhere.
-    fn is_lost(&self, child: &Child) -> Option<Error> {
+    pub(super) fn is_lost(&self, child: &Child) -> Option<Error> {
         if !self.places(child.id).is_empty() {
             return None;
         }
@@ -360,6 +372,7 @@ impl Check<'_> {
             object,
             backup,
             image,
+            path: None,
             offset: range.start,
             length: range.end - range.start,
             why: why.to_string(),
@@ -397,14 +410,14 @@ impl Check<'_> {
 }
 
 /// An object, which bytes of the image it costs, and why.
-type Lost = (String, Range<u64>, Error);
+pub(super) type Lost = (String, Range<u64>, Error);
 
-fn object_of(child: &Child) -> Result<String> {
+pub(super) fn object_of(child: &Child) -> Result<String> {
     Ok(names::pack(child.place.pack)?.to_string())
 }
 
 /// Neighbouring ranges of one object as one.
-fn merged(lost: Vec<Lost>) -> Vec<Lost> {
+pub(super) fn merged(lost: Vec<Lost>) -> Vec<Lost> {
     let mut all: Vec<Lost> = Vec::new();
     for (object, range, error) in lost {
         match all.last_mut() {

@@ -5,5 +5,6 @@
 
 mod check;
 mod packs;
+mod trees;
 
 pub use check::{Damage, Options, Report, check};

@@ -12,6 +12,7 @@ use crate::format::{ChunkId, Corrupt, PackId, Place, ids::SealKind};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::segments::{Row as SegmentRow, Segments};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -216,6 +217,7 @@ fn judge_chunk(
         .context(what)?;
     let right = match row.kind {
         SealKind::Data => repository.keys.data_id(plain) == row.id,
+        SealKind::Tree => repository.parse_tree(row.id, &Bytes::copy_from_slice(plain)).is_ok(),
         _ => repository.parse_node(row.id, plain).is_ok(),
     };
     match right && plain.len() == row.plain_len as usize {

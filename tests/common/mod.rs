@@ -9,6 +9,7 @@
 pub(crate) mod faithful;
 pub(crate) mod images;
 pub(crate) mod random;
+pub(crate) mod shares;
 pub(crate) mod sweep;
 pub(crate) mod tracer;
 

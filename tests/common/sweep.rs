@@ -9,6 +9,9 @@ use super::tracer::{Act, Touch, Traced, trace};
 use super::{Record, Sandbox};
 use nix::libc;
 
+/// The file of the share that changes between two backups.
+const IN_THE_SHARE: &str = "share/large";
+
 /// What runs when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
@@ -18,6 +21,14 @@ pub(crate) enum Scenario {
     First,
     /// A backup that has a parent.
     Second,
+    /// A backup of a directory that has a parent.
+    Share,
+}
+
+impl Scenario {
+    fn has_parent(self) -> bool {
+        matches!(self, Scenario::Second | Scenario::Share)
+    }
 }
 
 /// What happens.
@@ -55,7 +66,7 @@ pub(crate) fn sweep(scenario: Scenario, point: Point, len: u64, samples: usize) 
 struct Bench {
     sand: Sandbox,
     scenario: Scenario,
-    image: String,
+    source: String,
     before: Vec<(Record, Vec<u8>)>,
     bytes: Vec<u8>,
 }
@@ -64,26 +75,45 @@ impl Bench {
     fn new(scenario: Scenario, len: u64) -> Bench {
         let sand = Sandbox::in_memory();
         let mut bytes = mixed(40, len);
-        let image = file(&sand, "disk.img", &bytes);
+        std::fs::create_dir(sand.at("share")).expect("make a directory");
+        let (name, source) = match scenario {
+            Scenario::Share => (IN_THE_SHARE, sand.at("share")),
+            _ => ("disk.img", sand.at("disk.img")),
+        };
+        let image = file(&sand, name, &bytes);
+        for number in 0..20 {
+            let _ = file(&sand, &format!("share/small-{number}"), &mixed(number, number * 700));
+        }
         let mut before = Vec::new();
         if scenario != Scenario::Init {
             let _ = sand.done(&["init", "--chunk-size", "64K"]);
         }
-        if scenario == Scenario::Second {
-            before.push((sand.backup("web01", &[&image]), bytes.clone()));
+        if scenario.has_parent() {
+            before.push((sand.backup("web01", &[&source]), bytes.clone()));
             for offset in [0, len / 3, len - MIB] {
                 let change = mixed(offset + 41, 100 * KIB);
                 overwrite(&image, offset, &change);
                 bytes[offset as usize..][..change.len()].copy_from_slice(&change);
             }
         }
-        Bench { sand, scenario, image, before, bytes }
+        Bench { sand, scenario, source, before, bytes }
+    }
+
+    /// The bytes that changed between the backups, as one of them has them.
+    fn cat(&self, eyes: &Sandbox, backup: &str) -> Vec<u8> {
+        match self.scenario {
+            Scenario::Share => {
+                let path = IN_THE_SHARE.trim_start_matches("share/");
+                eyes.done(&["cat", backup, path]).stdout
+            }
+            _ => eyes.cat(backup),
+        }
     }
 
     fn call(&self) -> Vec<&str> {
         match self.scenario {
             Scenario::Init => vec!["init", "--chunk-size", "64K"],
-            _ => vec!["backup", &self.image, "--name", "web01"],
+            _ => vec!["backup", &self.source, "--name", "web01"],
         }
     }
 
@@ -135,8 +165,8 @@ impl Bench {
             || (again.code() == Some(4) && self.sand.run(&["list"]).code() == Some(0));
         assert!(usable, "{context}: {again}");
         assert!(!finished || again.code() == Some(4), "{context}: made twice: {again}");
-        let record = self.sand.backup("web01", &[&self.image]);
-        assert!(self.sand.cat(record.id()) == self.bytes, "{context}");
+        let record = self.sand.backup("web01", &[&self.source]);
+        assert!(self.cat(&self.sand, record.id()) == self.bytes, "{context}");
         self.sand.assert_sound();
     }
 
@@ -147,15 +177,15 @@ impl Bench {
             let new = listed.len() - self.before.len();
             assert!(new <= 1 && (!finished || new == 1), "{context}: {} listed", listed.len());
             for (record, bytes) in &self.before {
-                assert!(eyes.cat(record.id()) == *bytes, "{context}: the backup before it");
+                assert!(self.cat(&eyes, record.id()) == *bytes, "{context}: the backup before it");
             }
             if new == 1 {
-                assert!(eyes.cat("web01") == self.bytes, "{context}: listed, thus whole");
+                assert!(self.cat(&eyes, "web01") == self.bytes, "{context}: listed, thus whole");
             }
             eyes.assert_sound();
         }
-        let again = self.sand.backup("web01", &[&self.image]);
-        assert!(self.sand.cat(again.id()) == self.bytes, "{context}: the next run");
+        let again = self.sand.backup("web01", &[&self.source]);
+        assert!(self.cat(&self.sand, again.id()) == self.bytes, "{context}: the next run");
         self.sand.assert_sound();
     }
 }

@@ -179,7 +179,7 @@ impl Bench {
 pub(crate) fn job(name: &str, source: impl Source + 'static) -> Job {
     Job {
         name: name.to_owned(),
-        items: vec![ItemSource { name: "disk.img".to_owned(), source: Box::new(source) }],
+        items: vec![ItemSource { name: "disk.img".to_owned(), source: Box::new(source).into() }],
         parent: Parent::Latest,
         time: None,
         tags: Default::default(),

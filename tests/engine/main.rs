@@ -19,6 +19,7 @@ mod random;
 mod restoring;
 mod restoring_trees;
 mod seen;
+mod shares;
 mod sources;
 #[path = "../common/tree_nodes.rs"]
 mod tree_nodes;

@@ -93,7 +93,7 @@ fn d9_an_error_behind_a_hole_or_in_the_second_item_fails_all() {
     let error = bench.backup("disk", bad.clone()).unwrap_err();
     assert!(error.to_string().contains(&format!("offset {}", (1 << 29) + 4096)), "{error}");
     let items = [("a.img", Fake::of(noise(2, 9000))), ("b.img", bad)];
-    let items = items.map(|(name, source)| ItemSource { name: name.into(), source: Box::new(source) });
+    let items = items.map(|(name, source)| ItemSource { name: name.into(), source: Box::new(source).into() });
     let error = bench.run(Job { items: items.into(), ..job("set", Fake::empty(0)) }).unwrap_err();
     assert_eq!(error.kind(), Kind::Source);
     assert!(error.to_string().contains("b.img"), "{error}");

@@ -3,6 +3,7 @@
 
     read_repository.py REPO [--password-file F] list
     read_repository.py REPO [--password-file F] cat BACKUP ITEM     the image's bytes to stdout
+    read_repository.py REPO [--password-file F] tree BACKUP ITEM    what is in a tree, one JSON object a line; bytes as hexadecimal digits
     read_repository.py REPO [--password-file F] audit               opens everything and recomputes every id
 
 Needs Debian's python3-argon2, python3-cryptography, python3-xxhash and python3-zstandard.
@@ -78,7 +79,7 @@ class Repository:
         self.id = bytes.fromhex(config["repository"])
         master = self.master_key(password)
         prk = mac(self.id, master)  # (4)
-        self.data_key, self.node_key = expand(prk, b"id data"), expand(prk, b"id node")
+        self.data_key, self.node_key, self.tree_key = (expand(prk, b"id " + what) for what in (b"data", b"node", b"tree"))
         self.seals = mac(b"afterimage seals", expand(prk, b"seal"))
         separate = "true" if config["separate"] else "false"
         lines = ["afterimage", "1", config["repository"], str(config["chunk_size"]), separate, config["created"]]
@@ -209,13 +210,111 @@ class Repository:
             entries = [(word & ~(1 << 63), None if word >> 63 else at.take(32)) for word in words]
             must(sum(size for size, _ in entries) == length, "the entries of a node do not add up")
         must(mac(self.node_key, plain[: at.at]) == chunk_id, "a node does not have its id")
-        packs = [at.take(16) for _ in range(at.fields("H")[0])]
-        placed = []
-        for size, child in entries:
-            number, offset, sealed_len = at.fields("HII") if child else (None, 0, 0)
-            placed.append((size, child, (packs[number], offset, sealed_len) if child else None))
-        must(at.at_end(), "bytes follow a node")
-        return (shape, chunk_size, level, length), placed
+        places = iter(places_of(at, sum(child is not None for _, child in entries)))
+        return (shape, chunk_size, level, length), [(size, child, next(places) if child else None) for size, child in entries]
+
+    def tree_node(self, chunk_id, plain):  # (13): sort, level, rows; ids in the rows become (id, place)
+        at = Taker(plain)
+        version, sort, level, zero = at.fields("BBBB")
+        must(version == 1 and zero == 0 and level <= 7 and (sort == 0 or level == 0), "a tree node of an unknown kind")
+        children = []
+
+        def child():
+            children.append([at.take(32), None])
+            return children[-1]
+
+        if sort in (0, 1) and level == 0:
+            rows = entries_of(at, child)
+            names = [row["name"] for row in rows]
+            if sort == 1:
+                must(names == [b""] and rows[0]["kind"] == 1, "the top is not one directory without a name")
+            else:
+                must(all(is_name(name) for name in names) and names == sorted(set(names)), "names that are none, or out of order")
+        elif sort == 0:
+            rows = [{"first": short(at), "rows": at.fields("Q")[0], "totals": at.fields("QQQ"), "child": child()}
+                    for _ in range(count_of(at))]
+            firsts = [row["first"] for row in rows]
+            must(rows and all(is_name(name) for name in firsts) and firsts == sorted(set(firsts)), "nodes out of order")
+        elif sort == 2:
+            rows = set_of(at, child)
+        else:
+            must(sort == 3, "a tree node of an unknown sort")
+            rows = [at.take(32)]
+            for _ in range(count_of(at)):
+                flags = at.fields("B")[0]
+                rows.append((at.fields("QqI") if flags & 1 else None, child() if flags & 2 else None))
+        must(mac(self.tree_key, plain[: at.at]) == chunk_id, "a tree node does not have its id")
+        for one, place in zip(children, places_of(at, len(children))):
+            one[1] = place
+        return sort, level, rows
+
+    def directory(self, content, path):
+        """The entries below a directory, at any depth, each with its path; totals are held to what was said of them."""
+        told = content["level"], content["rows"], content["totals"]
+        sums, names = [0, 0, 0], []
+        stack = [(content["child"], *told, None)]
+        while stack:
+            (child, place), level, rows, totals, first = stack.pop()
+            sort, found, entries = self.tree_node(child, self.chunk(TREE, child, place))
+            must(sort == 0 and found == level, "a node is not what the one above says")
+            if level > 0:
+                must(sum(row["rows"] for row in entries) == rows, "a node has another number of rows")
+                stack.extend((row["child"], level - 1, row["rows"], row["totals"], row["first"]) for row in reversed(entries))
+                continue
+            must(len(entries) == rows and first in (None, entries[0]["name"]), "a node is not what the one above says")
+            for entry in entries:
+                here = path + [entry["name"]]
+                names.append(entry["name"])
+                below = entry["totals"] if entry["kind"] == 1 else (1, 0, entry.get("size", 0) if entry["kind"] == 2 else 0)
+                sums = [one + more for one, more in zip(sums, below)]
+                sums[1] += entry["kind"] == 1
+                yield here, entry
+                if entry["kind"] == 1 and entry["child"]:
+                    yield from self.directory(entry, here)
+        must(names == sorted(set(names)) and len(names) == told[1], "the names of a directory are out of order")
+        must(tuple(sums) == tuple(told[2]), "the sums of a directory are wrong")
+
+    def tree(self, root):
+        place = (bytes.fromhex(root["place"]["pack"]), root["place"]["offset"], root["place"]["len"])
+        top = bytes.fromhex(root["id"])
+        sort, _, (entry,) = self.tree_node(top, self.chunk(TREE, top, place))
+        must(sort == 1, "the root is no top")
+        yield [], entry
+        if entry["child"]:
+            yield from self.directory(entry, [])
+
+    def told(self, path, entry):
+        """An entry as JSON, with a digest of its content."""
+        out = {key: entry[key] for key in ("kind", "mode", "uid", "gid", "mtime", "nanos", "changed", "names", "major", "minor") if key in entry}
+        out.update({key: entry[key].hex() for key in ("group", "target") if key in entry})
+        out["path"] = b"/".join(path).hex()
+        attributes = entry["attributes"]
+        if isinstance(attributes, list) and attributes and isinstance(attributes[0], bytes):
+            _, _, attributes = self.tree_node(attributes[0], self.chunk(TREE, *attributes))
+        out["attributes"] = {name.hex(): (value if isinstance(value, bytes) else self.chunk(DATA, *value)).hex()
+                             for name, value in attributes or []}
+        if entry["kind"] == 2:
+            digest, size = hashlib.sha256(), 0
+            for piece in self.content(entry):
+                digest.update(piece)
+                size += len(piece)
+            must(size == entry["size"], "a file has another size than its entry says")
+            out.update(size=size, sha256=digest.hexdigest())
+        return out
+
+    def content(self, entry):
+        if entry["how"] == 0:
+            yield entry["bytes"]
+        elif entry["how"] == 1:
+            yield from (bytes(min(1 << 20, entry["size"] - at)) for at in range(0, entry["size"], 1 << 20))
+        elif entry["how"] == 2:
+            plain = self.chunk(DATA, *entry["child"])
+            must(mac(self.data_key, plain) == entry["child"][0], "a chunk does not have its id")
+            yield plain
+        else:
+            child, (pack, offset, length) = entry["child"]
+            place = {"pack": pack.hex(), "offset": offset, "len": length}
+            yield from self.walk({"id": child.hex(), "place": place, "level": entry["level"], "chunk_size": 0}, entry["size"])
 
     def walk(self, root, size):
         """The image's bytes in order: chunks, and zeros in pieces."""
@@ -249,8 +348,10 @@ class Repository:
                 must(len(plain) == plain_len, "a row has the wrong length")
                 if kind == DATA:
                     must(mac(self.data_key, plain) == chunk_id, "a chunk does not have its id")
-                else:
+                elif kind == NODE:
                     self.node(chunk_id, plain)
+                else:
+                    self.tree_node(chunk_id, plain)
                 there.setdefault((pack, len(whole)), set()).add(row)
         for path in self.names("index"):
             for pack, pack_len, rows in index_parts(self.parts(INDEX, path)):
@@ -264,6 +365,82 @@ class Repository:
         must(all(records.get(backup, record) == record for backup, record in listed), "a catalogue and a record differ")
         chunks = sum(len(rows) for rows in there.values())
         return {"packs": len(there), "chunks": chunks, "backups": len(records), "catalogued": len(listed)}
+
+
+def places_of(at, count):  # (7)
+    packs = [at.take(16) for _ in range(at.fields("H")[0])]
+    numbers = [at.fields("HII") for _ in range(count)]
+    must(at.at_end(), "bytes follow a node")
+    return [(packs[number], offset, sealed_len) for number, offset, sealed_len in numbers]
+
+
+def is_name(name):  # (13)
+    return 1 <= len(name) <= 255 and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+def short(at):
+    return at.take(at.fields("B")[0])
+
+
+def count_of(at, limit=4096):
+    (count,) = at.fields("H")
+    must(count <= limit, "more rows than a node may have")
+    return count
+
+
+def set_of(at, child):
+    pairs = []
+    for _ in range(count_of(at, 16384)):
+        name, how = short(at), at.fields("B")[0]
+        if how == 0:
+            value = at.take(at.fields("H")[0])
+        else:
+            at.fields("I")
+            value = child()
+        pairs.append((name, value))
+    must(pairs and pairs == sorted(pairs, key=lambda pair: pair[0]), "attributes are out of order")
+    return pairs
+
+
+def entries_of(at, child):
+    owners = [(*at.fields("II"), short(at), short(at)) for _ in range(count_of(at))]
+    sets = [set_of(at, child) if at.fields("B")[0] == 0 else child() for _ in range(count_of(at))]
+    rows = []
+    for _ in range(count_of(at)):
+        name = short(at)
+        kind, flags, mode, owner, mtime, nanos = at.fields("BBHHqI")
+        must(flags & ~7 == 0 and mode <= 0o7777 and nanos < 10**9, "an impossible entry")
+        row = {"name": name, "kind": kind, "mode": mode, "mtime": mtime, "nanos": nanos, "changed": bool(flags & 4)}
+        row["uid"], row["gid"], row["user"], row["groupname"] = owners[owner]
+        row["attributes"] = sets[at.fields("H")[0]] if flags & 1 else None
+        if flags & 2:
+            row["group"], row["names"] = at.take(16), at.fields("I")[0]
+        if kind == 1:
+            row.update(level=0, rows=0, totals=(0, 0, 0), child=None)
+            if at.fields("B")[0]:
+                row["level"], row["rows"] = at.fields("BQ")
+                row["totals"], row["child"] = at.fields("QQQ"), child()
+        elif kind == 2:
+            (row["how"],) = at.fields("B")
+            if row["how"] == 0:
+                row["bytes"] = at.take(at.fields("H")[0])
+                row["size"] = len(row["bytes"])
+            elif row["how"] == 1:
+                (row["size"],) = at.fields("Q")
+            elif row["how"] == 2:
+                row["size"], row["child"] = at.fields("I")[0], child()
+            else:
+                must(row["how"] == 3, "an unknown kind of content")
+                row["size"], row["data"], row["level"] = at.fields("QQB")
+                row["child"] = child()
+        elif kind == 3:
+            row["target"] = at.take(at.fields("H")[0])
+        elif kind in (6, 7):
+            row["major"], row["minor"] = at.fields("II")
+        else:
+            must(kind in (4, 5), "an unknown kind of entry")
+        rows.append(row)
+    return rows
 
 
 def with_offsets(rows):
@@ -297,7 +474,7 @@ def main():
     words = argparse.ArgumentParser()
     words.add_argument("repository")
     words.add_argument("--password-file")
-    words.add_argument("verb", choices=["list", "cat", "audit"])
+    words.add_argument("verb", choices=["list", "cat", "tree", "audit"])
     words.add_argument("backup", nargs="?")
     words.add_argument("item", nargs="?")
     call = words.parse_args()
@@ -312,7 +489,12 @@ def main():
             print(json.dumps(record))
         elif record["id"] == call.backup:
             (item,) = (item for item in record["items"] if item["name"] == call.item)
-            must(item["kind"] == "image", "only images can be read")
+            if call.verb == "tree":
+                must(item["kind"] == "tree", "it is an image")
+                for path, entry in repository.tree(item["root"]):
+                    print(json.dumps(repository.told(path, entry)))
+                continue
+            must(item["kind"] == "image", "it is a tree")
             for piece in repository.walk(item["root"], item["size"]):
                 sys.stdout.buffer.write(piece)
 

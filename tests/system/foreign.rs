@@ -1,10 +1,14 @@
 //! The format is what its page says: a reader that was written from `src/format/FORMAT.md` alone, in another language, gets
 //! the same bytes out of a repository that the built command made.
 
-use crate::common::images::{KIB, MIB, assert_same_bytes, file, mixed, overwrite, sparse};
+use crate::common::images::{KIB, MIB, assert_same_bytes, digest_of, file, mixed, overwrite, sparse};
+use crate::common::shares::made_share;
 use crate::common::{Output, Record, Sandbox, run, skipped, tool};
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -99,6 +103,64 @@ fn a_stranger_with_the_password_reads_several_items_and_nobody_does_without() {
         let refused = run(reader(&sand, &[flags, &["list"]].concat()), DEADLINE).expect_code(1);
         let _ = refused.saying("no slot opens");
     }
+}
+
+#[test]
+fn a_stranger_reads_a_tree_with_everything_in_it() {
+    if !has_reader() {
+        return;
+    }
+    let sand = Sandbox::new();
+    let _ = sand.done(&["init", "--chunk-size", "4K"]);
+    let share = made_share(&sand, "share");
+    let record = sand.backup("share", &[&share]);
+    let told = read(&sand, &["tree", record.id(), "tree"]);
+    let mut told: Vec<Value> =
+        told.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let there = everything_in(Path::new(&share));
+    assert_eq!(told.len(), there.len());
+    told.sort_by(|one, next| one["path"].as_str().cmp(&next["path"].as_str()));
+    for (told, (path, at)) in told.iter().zip(there) {
+        let stat = at.symlink_metadata().expect("look");
+        let is = |key: &str, value: i64| assert_eq!(told[key].as_i64(), Some(value), "{key} of {told}");
+        assert_eq!(told["path"].as_str(), Some(path.as_str()));
+        is("mode", i64::from(stat.mode() & 0o7777));
+        is("uid", i64::from(stat.uid()));
+        is("gid", i64::from(stat.gid()));
+        is("mtime", stat.mtime());
+        is("nanos", stat.mtime_nsec());
+        if stat.is_symlink() {
+            let target = std::fs::read_link(&at).expect("read a link");
+            assert_eq!(told["target"].as_str(), Some(hex(target.as_os_str().as_bytes()).as_str()));
+        }
+        if stat.is_file() {
+            is("size", stat.len() as i64);
+            let digest = digest_of(&std::fs::read(&at).expect("read a file"));
+            assert_eq!(told["sha256"].as_str(), Some(digest.as_str()), "{told}");
+        }
+        if !stat.is_dir() && stat.nlink() > 1 {
+            is("names", stat.nlink() as i64);
+        }
+    }
+    let audit = read(&sand, &["audit"]).json();
+    assert_eq!(audit["backups"], 1, "{audit}");
+}
+
+/// Everything in a directory, by its path in hexadecimal digits, in the order of those.
+fn everything_in(root: &Path) -> BTreeMap<String, PathBuf> {
+    let (mut found, mut left) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(at) = left.pop() {
+        if at.symlink_metadata().expect("look").is_dir() {
+            left.extend(std::fs::read_dir(&at).expect("list").map(|entry| entry.expect("list").path()));
+        }
+        let path = at.strip_prefix(root).expect("below").as_os_str().as_bytes();
+        let _none = found.insert(hex(path), at);
+    }
+    found
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

@@ -20,6 +20,18 @@ fn a2_killed_anywhere_in_a_second_backup_the_first_is_untouched() {
 }
 
 #[test]
+fn a2_killed_anywhere_in_a_second_backup_of_a_share_the_first_is_untouched() {
+    need_tracer!();
+    sweep(Scenario::Share, Point::Kill, SMALL, SAMPLES);
+}
+
+#[test]
+fn a7_without_room_at_any_write_the_backup_of_a_share_fails_and_the_store_stays_whole() {
+    need_tracer!();
+    sweep(Scenario::Share, Point::NoRoom, SMALL, SAMPLES);
+}
+
+#[test]
 fn a3_killed_anywhere_in_init_there_is_no_repository_or_a_usable_one() {
     need_tracer!();
     sweep(Scenario::Init, Point::Kill, SMALL, SAMPLES);

@@ -15,4 +15,6 @@ mod keys;
 mod kill;
 mod records;
 mod restore;
+mod shares;
+mod shares_out;
 mod usage;

@@ -49,8 +49,8 @@ impl Cutter {
         self.most
     }
 
-    /// How long the first chunk of `bytes` is: all of them, when no cut is in them. Unless the file ends there, at least [`Cutter::most`]
-    /// bytes have to be there.
+    /// How long the first chunk of `bytes` is: all of them, when no cut is in them. What is shorter than they are, or as long as a chunk may
+    /// be, does not depend on what follows.
     pub fn first(&self, bytes: &[u8]) -> usize {
         let end = bytes.len().min(self.most);
         if end <= self.least {

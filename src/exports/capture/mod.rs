@@ -340,7 +340,7 @@ impl Capture {
         let source = LayerSource::new(layer, self.runtime.clone(), &self.name, self.info.size);
         let job = Job {
             name: self.name.clone(),
-            items: vec![ItemSource { name: item, source: Box::new(source) }],
+            items: vec![ItemSource { name: item, source: Box::new(source).into() }],
             parent,
             time: None,
             tags: BTreeMap::new(),

@@ -207,6 +207,11 @@ impl Entry {
         matches!(self.content, Content::Directory(_))
     }
 
+    /// What it refers to.
+    pub fn children(&self) -> Vec<Referred> {
+        children(std::slice::from_ref(self))
+    }
+
     fn kind(&self) -> u8 {
         match self.content {
             Content::Directory(_) => 1,

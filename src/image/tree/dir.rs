@@ -20,7 +20,7 @@ pub struct Dir {
 
 /// What is looked for on the way down.
 #[derive(Clone, Copy)]
-enum Goal<'a> {
+pub(super) enum Goal<'a> {
     /// The entry of this name.
     Name(&'a [u8]),
     /// The entry with this number.
@@ -30,20 +30,21 @@ enum Goal<'a> {
 /// Where a node stands: what the one above says of it, and how many entries lie before it.
 #[derive(Clone)]
 pub(super) struct Here {
-    says: Directory,
+    pub(super) says: Directory,
     first: Option<Bytes>,
     end: Option<Bytes>,
     before: u64,
 }
 
 /// A leaf, and the number of its first entry.
-struct Leaf {
-    part: Arc<Opened>,
+pub(super) struct Leaf {
+    pub(super) part: Arc<Opened>,
     before: u64,
 }
 
-enum Step {
-    Down(Here),
+pub(super) enum Step {
+    /// To the node below that this row refers to.
+    Down(Here, usize),
     Leaf(Leaf),
     Nothing,
 }
@@ -52,6 +53,10 @@ impl Dir {
     /// `depth`: of its entries.
     pub(super) fn new(engine: Arc<Engine>, below: Option<Directory>, depth: u16) -> Dir {
         Dir { engine, below, depth }
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     /// How many entries it has.
@@ -120,7 +125,7 @@ impl Dir {
         page.extend((first..rows).take(room).map(|row| self.member(leaf, row)));
     }
 
-    fn member(&self, leaf: &Leaf, row: usize) -> Member {
+    pub(super) fn member(&self, leaf: &Leaf, row: usize) -> Member {
         self.member_of(&leaf.part, leaf.before, row)
     }
 
@@ -146,7 +151,7 @@ impl Dir {
         loop {
             let part = self.fetch(&here).await?;
             match here.step(part, goal)? {
-                Step::Down(next) => here = next,
+                Step::Down(next, _) => here = next,
                 Step::Leaf(leaf) => return Ok(Some(leaf)),
                 Step::Nothing => return Ok(None),
             }
@@ -170,7 +175,7 @@ impl Dir {
         loop {
             let Loaded::Tree(part) = self.engine.node_now(here.says.child.id)? else { return None };
             match here.step(part, goal) {
-                Ok(Step::Down(next)) => here = next,
+                Ok(Step::Down(next, _)) => here = next,
                 Ok(Step::Leaf(leaf)) => return Some(Ok(Some(leaf))),
                 Ok(Step::Nothing) => return Some(Ok(None)),
                 Err(error) => return Some(Err(error)),
@@ -206,7 +211,7 @@ impl Here {
     }
 
     /// From a node to the one below it that the goal lies in, if there is one.
-    fn step(&self, part: Arc<Opened>, goal: Goal<'_>) -> Result<Step> {
+    pub(super) fn step(&self, part: Arc<Opened>, goal: Goal<'_>) -> Result<Step> {
         self.judge(&part)?;
         match &part.node {
             TreeNode::Branch { level, below } => Ok(self.down(level - 1, below, goal)),
@@ -231,7 +236,7 @@ impl Here {
                 None => return Step::Nothing,
             },
         };
-        Step::Down(self.child(level, all, row))
+        Step::Down(self.child(level, all, row), row)
     }
 
     /// Where a node of the one that stands here stands.

@@ -10,10 +10,12 @@
 mod compare;
 mod dir;
 mod file;
+mod seen;
 
 pub use compare::{Difference, Pair, compare, content_key, difference, fingerprint, link_key};
 pub use dir::Dir;
 pub use file::{File, expect_all};
+pub use seen::{Seen, SeenDir};
 
 use super::engine::Engine;
 use super::node::Opened;

@@ -1,0 +1,136 @@
+//! Large files: read by the walk itself, in order, cut, and handed to the workers in runs. Holes are told, not read.
+
+use super::task::{Subject, Task};
+use super::walk::Out;
+use super::worker::Shop;
+use crate::error::{Kind, Result};
+use crate::progress::Cancel;
+use crate::source::directory::{Folder, Look, OpenFile};
+use std::sync::atomic::Ordering;
+
+/// Reads one large file.
+pub(super) struct Large<'a, 'b> {
+    pub(super) shop: &'a Shop<'a>,
+    pub(super) out: &'a mut Out<'b>,
+    pub(super) cancel: &'a Cancel,
+    pub(super) run_len: usize,
+}
+
+/// Bytes that are not handed on yet, and the chunks that they are cut into so far.
+#[derive(Default)]
+struct Run {
+    buffer: Vec<u8>,
+    lengths: Vec<usize>,
+    cut: usize,
+}
+
+impl Large<'_, '_> {
+    /// Reads the file, once more if it changed meanwhile.
+    pub(super) fn read(&mut self, subject: Subject, folder: &Folder) -> Result<()> {
+        let path = folder.path_of(&subject.name);
+        let opened = folder.file(&subject.name).and_then(|file| match file {
+            Some(file) => Ok(Some((file.look()?, file.attributes()?, file))),
+            None => Ok(None),
+        });
+        let (look, attributes, file) = match opened {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.out.unread_or_fail(path, error),
+        };
+        self.out.push(Task::Begin(Subject { look, ..subject }, attributes), 0);
+        match self.passes(&file, look) {
+            Err(error) if error.kind() == Kind::Source => {
+                self.out.push(Task::Broken, 0);
+                self.out.unread_or_fail(path, error)
+            }
+            done => done,
+        }
+    }
+
+    fn passes(&mut self, file: &OpenFile, first: Look) -> Result<()> {
+        let mut before = first;
+        for is_last in [false, true] {
+            let read = self.pass(file, &before)?;
+            let after = file.look()?;
+            let stable = after.is_untouched_since(&before) && read == after.size;
+            if stable || is_last {
+                self.out.push(Task::End { look: after, changed: !stable }, 0);
+                return Ok(());
+            }
+            self.out.push(Task::Anew, 0);
+            before = after;
+        }
+        Ok(())
+    }
+
+    /// Reads the file from its beginning to where it ends now; how long it is.
+    fn pass(&mut self, file: &OpenFile, look: &Look) -> Result<u64> {
+        let mut run = Run::default();
+        let (mut at, mut data_until) = (0, if look.may_have_holes() { 0 } else { u64::MAX });
+        loop {
+            self.cancel.check()?;
+            if at >= data_until {
+                let data = file.data_from(at)?;
+                let hole_until = data.unwrap_or_else(|| look.size.max(at));
+                if hole_until > at {
+                    self.hand_on(&mut run, true);
+                    self.out.push(Task::Hole(hole_until - at), 0);
+                    at = hole_until;
+                }
+                if data.is_none() {
+                    return Ok(at);
+                }
+                // Punched since we asked for data: a read gives its zeros as well.
+                data_until = file.hole_from(at)?.max(at + 1);
+            }
+            let wanted = (data_until - at).min((self.run_len - run.buffer.len()) as u64) as usize;
+            let read = self.fill(&mut run, file, at, wanted)?;
+            at += read as u64;
+            let ends = read < wanted;
+            run.cut_up(self.shop, ends);
+            if ends || run.buffer.len() == self.run_len {
+                self.hand_on(&mut run, ends);
+            }
+            if ends {
+                return Ok(at);
+            }
+        }
+    }
+
+    fn fill(&mut self, run: &mut Run, file: &OpenFile, at: u64, wanted: usize) -> Result<usize> {
+        let from = run.buffer.len();
+        run.buffer.resize(from + wanted, 0);
+        let read = file.read(at, &mut run.buffer[from..])?;
+        run.buffer.truncate(from + read);
+        let _sum = self.shop.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+
+    /// Sends off what is cut; `all`: what is left becomes the last chunk, because nothing follows it.
+    fn hand_on(&mut self, run: &mut Run, all: bool) {
+        if all {
+            run.cut_up(self.shop, true);
+        }
+        let mut done = std::mem::take(run);
+        run.buffer.extend_from_slice(&done.buffer[done.cut..]);
+        if !done.lengths.is_empty() {
+            done.buffer.truncate(done.cut);
+            self.out.send_run(done.buffer, done.lengths);
+        }
+    }
+}
+
+impl Run {
+    /// Cuts off every chunk whose end is certain; all of them, where the data ends.
+    fn cut_up(&mut self, shop: &Shop<'_>, ends: bool) {
+        while self.cut < self.buffer.len() {
+            let rest = &self.buffer[self.cut..];
+            let first = shop.cutter.first(rest);
+            if first == rest.len() && first < shop.cutter.most() && !ends {
+                break;
+            }
+            self.lengths.push(first);
+            self.cut += first;
+        }
+    }
+}

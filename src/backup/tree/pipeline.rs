@@ -1,0 +1,171 @@
+//! One tree: walk, workers and assembler, connected by bounded channels.
+//!
+//! A stage that fails closes its channels and returns its error through its join; the others see the channel end and stop.
+
+use super::super::pipeline::{Judge, RUN_LEN, joined, panicked, runs_under_way};
+use super::assembler::{Assembled, Assembler};
+use super::cutter::Cutter;
+use super::task::{DoneUnit, Unit};
+use super::walk::{Out, Walk};
+use super::worker::{Shop, Worker};
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::format::limits;
+use crate::format::record::Root;
+use crate::format::tree::{Time, Totals};
+use crate::image::Engine;
+use crate::image::tree::Tree;
+use crate::progress::{Cancel, Progress};
+use crate::repo::known::Known;
+use crate::repo::writer::Writer;
+use crate::seal::Seal;
+use crate::source::Facts;
+use crate::source::directory::{Directory, open_many_files};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
+
+/// A change at the same tick of a file system's clock does not show; some clocks tick once in two seconds.
+const TICK_SECS: i64 = 2;
+
+/// What the stages of one tree need.
+pub(in crate::backup) struct TreePlan<'a> {
+    pub(in crate::backup) engine: &'a Arc<Engine>,
+    pub(in crate::backup) runtime: &'a Handle,
+    pub(in crate::backup) known: &'a Arc<Known>,
+    /// The tree to compare with, and what was seen beside it.
+    pub(in crate::backup) parent: Option<(Tree, Option<Root>)>,
+    pub(in crate::backup) level: i32,
+    pub(in crate::backup) memory: u64,
+    pub(in crate::backup) progress: &'a Progress,
+    pub(in crate::backup) cancel: &'a Cancel,
+}
+
+/// What became of a tree.
+pub(in crate::backup) struct TreeDone {
+    pub(in crate::backup) root: Root,
+    pub(in crate::backup) sightings: Root,
+    pub(in crate::backup) totals: Totals,
+    pub(in crate::backup) facts: Facts,
+    pub(in crate::backup) changed: bool,
+    pub(in crate::backup) bytes_read: u64,
+    pub(in crate::backup) bytes_new: u64,
+    /// What could not be read.
+    pub(in crate::backup) unread: Vec<String>,
+}
+
+enum Done {
+    Unit(DoneUnit),
+    Failed(Error),
+}
+
+/// Backs up one directory.
+pub(in crate::backup) fn back_up_tree(
+    plan: &TreePlan<'_>,
+    writer: &mut Writer,
+    directory: &Directory,
+) -> Result<TreeDone> {
+    open_many_files();
+    let cutter = cutter(plan);
+    let run_len = RUN_LEN.max(cutter.most());
+    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let buffers = runs_under_way(workers, plan.memory, cutter.least(), run_len);
+    let (work_in, work_out) = bounded::<Unit>(buffers);
+    let (done_in, done_out) = bounded::<Done>(buffers);
+    let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
+    for _ in 0..buffers {
+        let _fits = buffer_in.send(Vec::new());
+    }
+    let bytes_read = AtomicU64::new(0);
+    let shop = Shop {
+        cutter: &cutter,
+        owners: directory.owners(),
+        fresh_from: fresh_from(directory),
+        device: directory.top().look()?.device,
+        bytes_read: &bytes_read,
+    };
+    let assigned = writer.assigned();
+    let out = Out::new(&assigned, buffer_out, work_in);
+    let walk = Walk::new(plan, directory, &shop, out, run_len);
+    std::thread::scope(|scope| {
+        let walked = scope.spawn(|| walk.run());
+        let threads: Vec<_> = (0..workers)
+            .map(|_| {
+                let (from, to, shop) = (work_out.clone(), done_in.clone(), &shop);
+                scope.spawn(move || work(plan, shop, &from, &to))
+            })
+            .collect();
+        drop((work_out, done_in));
+        let mut assembler = Assembler::new(plan, writer, directory.options().keep_going);
+        let assembled = assemble(plan, &mut assembler, done_out, buffer_in);
+        let worked: Vec<Result<()>> = threads.into_iter().map(joined).collect();
+        // The walk's error first: what it says of the source is the cause, the others only saw a channel end.
+        joined(walked)?;
+        worked.into_iter().collect::<Result<()>>()?;
+        assembled?;
+        let Assembled { root, sightings, totals, changed, bytes_new, unread } = assembler.finish()?;
+        let (facts, bytes_read) = (directory.facts().clone(), bytes_read.load(Ordering::Relaxed));
+        Ok(TreeDone { root, sightings, totals, facts, changed, bytes_read, bytes_new, unread })
+    })
+}
+
+/// Files are cut into chunks of about twice the size that images are cut at.
+fn cutter(plan: &TreePlan<'_>) -> Cutter {
+    let repository = plan.engine.repository();
+    let goal = (repository.config.chunk_size * 2).min(limits::CHUNK_LEN_MAX / 4);
+    Cutter::new(repository.keys.gear(), goal as usize)
+}
+
+/// What changed at this moment or later may change again and look the same.
+fn fresh_from(directory: &Directory) -> Time {
+    let began = directory.options().began.unwrap_or_else(clock::now);
+    Time { secs: began.as_second().saturating_sub(TICK_SECS), nanos: 0 }
+}
+
+/// A failure, a panic too, goes the way of the units: the assembler waits for every one of them.
+fn work(plan: &TreePlan<'_>, shop: &Shop<'_>, from: &Receiver<Unit>, to: &Sender<Done>) -> Result<()> {
+    let keys = &plan.engine.repository().keys;
+    let mut worker = Worker { shop, judge: Judge { keys, known: plan.known, seal: Seal::new(plan.level)? } };
+    for unit in from {
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.unit(unit)));
+        let done = match worked {
+            Ok(Ok(unit)) => Done::Unit(unit),
+            Ok(Err(error)) => Done::Failed(error),
+            Err(_) => Done::Failed(panicked()),
+        };
+        if to.send(done).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Puts units in place in the order in which they set out.
+fn assemble(
+    plan: &TreePlan<'_>,
+    assembler: &mut Assembler<'_, '_>,
+    from: Receiver<Done>,
+    buffers: Sender<Vec<u8>>,
+) -> Result<()> {
+    let mut early: BTreeMap<u64, DoneUnit> = BTreeMap::new();
+    let mut next = 0;
+    for done in from {
+        let unit = match done {
+            Done::Unit(unit) => unit,
+            Done::Failed(error) => return Err(error),
+        };
+        let _none = early.insert(unit.number, unit);
+        while let Some(unit) = early.remove(&next) {
+            next += 1;
+            plan.cancel.check()?;
+            for fact in unit.facts {
+                assembler.take(unit.pack, fact)?;
+            }
+            // The walk may have ended and let go of its side.
+            let _ended = buffers.send(unit.buffer);
+        }
+    }
+    Ok(())
+}

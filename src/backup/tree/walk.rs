@@ -1,0 +1,382 @@
+//! The walk: through the source in the order of the tree, beside the parent's tree; it says of everything what is to be done.
+//!
+//! Holds: names come in the order of a tree's entries, and every directory that is entered is left. What can't be looked at is said, and whoever
+//! assembles decides whether that fails the backup.
+
+use super::large::Large;
+use super::links::{Links, Met};
+use super::pipeline::TreePlan;
+use super::task::{Memory, Subject, Task, Unit};
+use super::worker::{SMALL_MAX, Shop, entry_of};
+use crate::error::{Error, Kind, Result};
+use crate::format::limits;
+use crate::format::node::Child;
+use crate::format::shown::path_text;
+use crate::format::tree::{Attribute, Attributes, Content, Entry, FileContent, Value};
+use crate::image::tree::{Seen, SeenDir};
+use crate::repo::packs::Assigned;
+use crate::source::directory::{Apart, Directory, Folder, Look, Type};
+use crate::source::machine::Number;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
+
+/// A unit sets out when its tasks weigh so much: the bytes that are to be read for them, and something for each.
+const UNIT_WEIGHT: u64 = 1 << 20;
+const READ_WEIGHT: u64 = 16 << 10;
+const KNOWN_WEIGHT: u64 = 1 << 10;
+
+/// The way to the workers.
+pub(super) struct Out<'a> {
+    pub(super) assigned: &'a Assigned,
+    pub(super) buffers: Receiver<Vec<u8>>,
+    pub(super) work: Sender<Unit>,
+    number: u64,
+    tasks: Vec<Task>,
+    weight: u64,
+}
+
+impl<'a> Out<'a> {
+    pub(super) fn new(assigned: &'a Assigned, buffers: Receiver<Vec<u8>>, work: Sender<Unit>) -> Out<'a> {
+        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0 }
+    }
+
+    /// One more task.
+    pub(super) fn push(&mut self, task: Task, weight: u64) {
+        self.tasks.push(task);
+        self.weight += weight + KNOWN_WEIGHT;
+        if self.weight >= UNIT_WEIGHT {
+            self.flush();
+        }
+    }
+
+    /// A run of chunks, as a unit of its own.
+    pub(super) fn send_run(&mut self, bytes: Vec<u8>, lengths: Vec<usize>) {
+        self.flush();
+        let Ok(_spent) = self.buffers.recv() else { return };
+        self.send(vec![Task::Chunks(lengths)], bytes);
+    }
+
+    /// What waits sets out.
+    pub(super) fn flush(&mut self) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let Ok(buffer) = self.buffers.recv() else { return };
+        let tasks = std::mem::take(&mut self.tasks);
+        self.weight = 0;
+        self.send(tasks, buffer);
+    }
+
+    fn send(&mut self, tasks: Vec<Task>, buffer: Vec<u8>) {
+        let unit = Unit { number: self.number, pack: self.assigned.current(), tasks, buffer };
+        self.number += 1;
+        // If nobody listens any more, whoever stopped has the error.
+        let _stopped = self.work.send(unit);
+    }
+
+    /// Hands on that something can't be read; any other failure is one of ours.
+    pub(super) fn unread_or_fail(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
+        if error.kind() != Kind::Source {
+            return Err(error);
+        }
+        self.push(Task::Unread(path, error), 0);
+        Ok(())
+    }
+}
+
+/// One walk.
+pub(super) struct Walk<'a> {
+    pub(super) plan: &'a TreePlan<'a>,
+    pub(super) directory: &'a Directory,
+    pub(super) shop: &'a Shop<'a>,
+    pub(super) out: Out<'a>,
+    pub(super) run_len: usize,
+    links: Links,
+}
+
+/// A directory that is being walked through.
+struct Frame {
+    folder: Arc<Folder>,
+    device: Number,
+    names: std::vec::IntoIter<Box<[u8]>>,
+    before: Option<SeenDir>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        plan: &'a TreePlan<'a>,
+        directory: &'a Directory,
+        shop: &'a Shop<'a>,
+        out: Out<'a>,
+        run_len: usize,
+    ) -> Walk<'a> {
+        Walk { plan, directory, shop, out, run_len, links: Links::default() }
+    }
+
+    /// Walks to the end.
+    pub(super) fn run(mut self) -> Result<()> {
+        let top = Arc::clone(self.directory.top());
+        let subject = self.subject(Bytes::new(), top.look()?);
+        let before = self.parent_top()?;
+        let mut stack = Vec::new();
+        let frame = self.enter(subject, top, before.and_then(|before| seen_dir(&before)))?;
+        stack.extend(frame);
+        while let Some(frame) = stack.last_mut() {
+            self.plan.cancel.check()?;
+            let deeper = match frame.names.next() {
+                Some(name) => self.one(frame, &name)?,
+                None => {
+                    let _left = stack.pop();
+                    self.out.push(Task::Leave, 0);
+                    continue;
+                }
+            };
+            if let Some(frame) = deeper {
+                if stack.len() >= usize::from(limits::TREE_DEPTH_MAX) {
+                    let path = path_text(frame.folder.path());
+                    let words = format!("{path} lies more than {} directories deep", limits::TREE_DEPTH_MAX);
+                    return Err(Error::new(Kind::Source, words));
+                }
+                stack.push(frame);
+            }
+        }
+        self.out.flush();
+        Ok(())
+    }
+
+    fn parent_top(&self) -> Result<Option<Seen>> {
+        let Some((tree, sightings)) = &self.plan.parent else { return Ok(None) };
+        match self.plan.runtime.block_on(Seen::top(tree, sightings.as_ref())) {
+            Ok(top) => Ok(Some(top)),
+            Err(error) => lost(error),
+        }
+    }
+
+    fn subject(&self, name: Bytes, look: Look) -> Subject {
+        let group = look.link(|look| self.group(look)).map(|link| link.group);
+        Subject { name, look, group, memory: Memory::None }
+    }
+
+    /// Inode numbers tell files of one file system apart. The number of the source's own is left out: it may be another one each time.
+    fn group(&self, look: &Look) -> [u8; 16] {
+        let other = (look.device != self.shop.device).then(|| look.device.to_string());
+        let file_system = other.unwrap_or_default();
+        self.plan.engine.repository().keys.link_group(file_system.as_bytes(), look.inode)
+    }
+
+    /// One name of a directory; a directory below that is to be walked next.
+    fn one(&mut self, frame: &mut Frame, name: &[u8]) -> Result<Option<Frame>> {
+        let folder = &frame.folder;
+        let look = match folder.look_at(name) {
+            Ok(Some(look)) => look,
+            Ok(None) => return Ok(None),
+            Err(error) => return self.out.unread_or_fail(folder.path_of(name), error).map(|()| None),
+        };
+        let is_directory = look.kind == Type::Directory;
+        let excludes = &self.directory.options().excludes;
+        if !excludes.is_empty() && excludes.leaves_out(&folder.path_of(name), is_directory) {
+            return Ok(None);
+        }
+        let before = match &mut frame.before {
+            Some(before) => self.find_before(before, name)?,
+            None => None,
+        };
+        let subject = self.subject(Bytes::copy_from_slice(name), look);
+        if is_directory {
+            return self.directory(frame, subject, before);
+        }
+        self.plan.progress.expect(look.size);
+        if let Some((entry, sighting)) = before.and_then(|before| self.untouched(&subject, &before)) {
+            self.out.push(Task::Known(Box::new(entry), sighting), 0);
+            return Ok(None);
+        }
+        self.read(subject, folder)?;
+        Ok(None)
+    }
+
+    fn find_before(&self, before: &mut SeenDir, name: &[u8]) -> Result<Option<Seen>> {
+        if let Some(held) = before.held(name) {
+            return Ok(held);
+        }
+        match self.plan.runtime.block_on(before.find(name)) {
+            Ok(found) => Ok(found),
+            Err(error) => lost(error),
+        }
+    }
+
+    fn read(&mut self, mut subject: Subject, folder: &Arc<Folder>) -> Result<()> {
+        if let Some(group) = subject.group {
+            match self.links.meet(&subject.look) {
+                Met::First => subject.memory = Memory::Keep,
+                Met::Unknown { last } => subject.memory = if last { Memory::Forget } else { Memory::None },
+                Met::Before { last } => {
+                    let path = folder.path_of(&subject.name);
+                    self.out.push(Task::Again { name: subject.name, group, path, last }, 0);
+                    return Ok(());
+                }
+            }
+        }
+        if subject.look.kind == Type::File && subject.look.size > SMALL_MAX {
+            let (shop, cancel, run_len) = (self.shop, self.plan.cancel, self.run_len);
+            return Large { shop, out: &mut self.out, cancel, run_len }.read(subject, folder);
+        }
+        let weight = READ_WEIGHT + if subject.look.kind == Type::File { subject.look.size } else { 0 };
+        self.out.push(Task::Read(subject, Arc::clone(folder)), weight);
+        Ok(())
+    }
+
+    fn directory(&mut self, frame: &Frame, subject: Subject, before: Option<Seen>) -> Result<Option<Frame>> {
+        let path = frame.folder.path_of(&subject.name);
+        if let Some(apart) = self.directory.apart(&subject.look, frame.device)? {
+            pass_over(&path, apart);
+            return Ok(self.leave_empty(subject));
+        }
+        match frame.folder.folder(&subject.name) {
+            Ok(Some(folder)) => {
+                let before = before.and_then(|before| seen_dir(&before));
+                self.enter(subject, Arc::new(folder), before)
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.out.unread_or_fail(path, error)?;
+                Ok(self.leave_empty(subject))
+            }
+        }
+    }
+
+    fn enter(
+        &mut self,
+        subject: Subject,
+        folder: Arc<Folder>,
+        before: Option<SeenDir>,
+    ) -> Result<Option<Frame>> {
+        let names = match self.names(&folder) {
+            Ok(names) => names,
+            Err(error) => {
+                self.out.unread_or_fail(folder.path().to_vec(), error)?;
+                return Ok(self.leave_empty(subject));
+            }
+        };
+        let device = subject.look.device;
+        self.out.push(Task::Enter(subject, Some(Arc::clone(&folder))), READ_WEIGHT);
+        Ok(Some(Frame { folder, device, names: names.into_iter(), before }))
+    }
+
+    fn names(&self, folder: &Folder) -> Result<Vec<Box<[u8]>>> {
+        if self.directory.options().exclude_caches && folder.is_cache()? {
+            return Ok(vec![Folder::cache_tag().into()]);
+        }
+        folder.names()
+    }
+
+    /// A directory of which only that it is there is kept.
+    fn leave_empty(&mut self, subject: Subject) -> Option<Frame> {
+        self.out.push(Task::Enter(subject, None), 0);
+        self.out.push(Task::Leave, 0);
+        None
+    }
+
+    /// What the parent has of something that nobody touched since, if all of it may be relied on.
+    fn untouched(&self, subject: &Subject, before: &Seen) -> Option<(Entry, crate::format::tree::Sighting)> {
+        let (there, look) = (before.member.entry(), &subject.look);
+        let same = before.sighting.spot == Some(look.spot())
+            && there.mtime == look.mtime
+            && !there.changed
+            && kind_of(&there.content) == look.kind
+            && (look.kind != Type::File || there.size() == look.size);
+        if !same {
+            return None;
+        }
+        let content = self.content_relied_on(&there.content)?;
+        let attributes = self.attributes_relied_on(&there.attributes)?;
+        let (mut entry, sighting) = entry_of(subject, self.shop, content);
+        entry.attributes = attributes;
+        Some((entry, sighting))
+    }
+
+    fn content_relied_on(&self, content: &Content) -> Option<Content> {
+        Some(match content {
+            Content::File(FileContent::Chunk { len, child }) => {
+                Content::File(FileContent::Chunk { len: *len, child: self.relied_on(child)? })
+            }
+            // Below a map nothing is looked at: only where nothing is known to be damaged.
+            Content::File(FileContent::Map { len, data, level, child }) if self.plan.known.is_spotless() => {
+                let child = self.relied_on(child)?;
+                Content::File(FileContent::Map { len: *len, data: *data, level: *level, child })
+            }
+            Content::File(FileContent::Map { .. }) => return None,
+            other => other.clone(),
+        })
+    }
+
+    fn attributes_relied_on(&self, attributes: &Attributes) -> Option<Attributes> {
+        Some(match attributes {
+            Attributes::None => Attributes::None,
+            Attributes::Here(set) if set.iter().all(|one| matches!(one.value, Value::Here(_))) => {
+                Attributes::Here(Arc::clone(set))
+            }
+            Attributes::Here(set) => {
+                let relied_on = |one: &Attribute| {
+                    let value = match &one.value {
+                        Value::Here(bytes) => Value::Here(bytes.clone()),
+                        Value::Chunk { len, child } => {
+                            Value::Chunk { len: *len, child: self.relied_on(child)? }
+                        }
+                    };
+                    Some(Attribute { name: one.name.clone(), value })
+                };
+                Attributes::Here(set.iter().map(relied_on).collect::<Option<Vec<_>>>()?.into())
+            }
+            Attributes::Node(child) if self.plan.known.is_spotless() => {
+                Attributes::Node(self.relied_on(child)?)
+            }
+            Attributes::Node(_) => return None,
+        })
+    }
+
+    /// The child at a place that may be relied on: its own, or another copy's.
+    fn relied_on(&self, child: &Child) -> Option<Child> {
+        let known = self.plan.known;
+        if known.holds(child.id, child.place) {
+            return Some(*child);
+        }
+        known.find(child.id).map(|place| Child { place, ..*child })
+    }
+}
+
+fn kind_of(content: &Content) -> Type {
+    match content {
+        Content::Directory(_) => Type::Directory,
+        Content::File(_) => Type::File,
+        Content::Symlink(_) => Type::Symlink,
+        Content::Fifo => Type::Fifo,
+        Content::Socket => Type::Socket,
+        Content::CharDevice { .. } => Type::CharDevice,
+        Content::BlockDevice { .. } => Type::BlockDevice,
+    }
+}
+
+/// The directory that the parent had there, if it had one that can be opened.
+fn seen_dir(before: &Seen) -> Option<SeenDir> {
+    before.dir().ok().flatten()
+}
+
+/// A parent that can't be read is worth a word, not a failed backup.
+fn lost<T>(error: Error) -> Result<Option<T>> {
+    if matches!(error.kind(), Kind::Corrupt | Kind::Missing) {
+        tracing::warn!("{error}; what it describes of the parent is read again");
+        return Ok(None);
+    }
+    Err(error)
+}
+
+/// Nothing is left out in silence.
+fn pass_over(path: &[u8], apart: Apart) {
+    let why = match apart {
+        Apart::OtherFileSystem => "another file system is mounted there; --cross-filesystems goes on into it",
+        Apart::Repository => "it is the repository",
+        Apart::OwnMount => "it is a mount of afterimage",
+    };
+    tracing::warn!("{} is left out: {why}", path_text(path));
+}
