@@ -1,8 +1,8 @@
 //! How far long work is, and how to stop it: two values that are passed in.
 
 use crate::error::{Error, Kind, Result};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How far some work is. Whoever works adds; whoever shows it reads.
 #[derive(Debug, Default)]
@@ -11,6 +11,8 @@ pub struct Progress {
     pub done: AtomicU64,
     /// How many there are in all; 0: not known.
     pub total: AtomicU64,
+    /// What is being done, where work has several states.
+    state: Mutex<Option<&'static str>>,
 }
 
 impl Progress {
@@ -22,6 +24,16 @@ impl Progress {
     /// So much more is to be done.
     pub fn expect(&self, amount: u64) {
         let _before = self.total.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Says what is being done from now on.
+    pub fn enter(&self, state: &'static str) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+
+    /// What is being done, if that was said.
+    pub fn state(&self) -> Option<&'static str> {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Done and total.

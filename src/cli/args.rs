@@ -65,7 +65,7 @@ pub(super) enum Verb {
     Show(Show),
     /// Write the bytes of a backup, or of a file in it, to standard output
     Cat(Cat),
-    /// Restore a backup onto a file, a device or an NBD export
+    /// Restore an image onto a file, a device or an NBD export, a share into a directory
     Restore(Restore),
     /// Serve backups and targets to NBD clients
     Serve(Serve),
@@ -79,6 +79,10 @@ pub(super) enum Verb {
     Export(Export),
     /// Show what differs between two backups
     Diff(Diff),
+    /// Find files in all backups of shares
+    Find(Find),
+    /// Show the versions of a file in the backups of a share
+    History(History),
     /// Check that backups can be read
     Check(Check),
     /// Show every backup as a read-only file
@@ -249,15 +253,21 @@ pub(super) struct Cat {
 #[command(after_help = "\
 The target is judged before a byte is written: one that is mounted, in use, too small, or part of the repository is refused.
 What is interrupted goes on when it is run again; onto an NBD export it begins again.
+A share comes back into a directory, empty or still to be made, with everything it had: owners, modes, times, links, holes, access lists,
+attributes. --into adds to what is there, --differential writes only what differs, --delete removes what the backup has not.
+What the target has no place for (links on vfat, names that differ in case only) refuses the restore, or with --lossy is left out and listed. What
+takes privilege (devices, other owners) comes back for root; for others it is left out and listed, and the call ends with 1 unless --lossy.
 
 Examples:
   afterimage restore web01 /dev/vg0/web01-new --verify
   afterimage restore web01@2026-11-18 /var/lib/libvirt/images/web01-tuesday.img
-  afterimage restore web01 'nbd://storage02/web01-new' --verify")]
+  afterimage restore web01 'nbd://storage02/web01-new' --verify
+  afterimage restore home@latest~1 /srv/home-yesterday
+  afterimage restore home /srv/home --only ann/thesis --differential")]
 pub(super) struct Restore {
     /// Which backup; /ITEM behind it where there are several
     pub(super) backup: String,
-    /// A file, a block device, or the nbd:// URI of an export
+    /// Of an image: a file, a block device, or the nbd:// URI of an export; of a share: a directory
     pub(super) target: PathBuf,
     /// Read the target first and write only what differs
     #[arg(long)]
@@ -268,6 +278,51 @@ pub(super) struct Restore {
     /// Overwrite even what was backed up
     #[arg(long)]
     pub(super) force: bool,
+    /// Of a share: only what lies at this path, and the directories that lead there
+    #[arg(long, value_name = "PATH")]
+    pub(super) only: Vec<OsString>,
+    /// Of a share: into a directory that is not empty; nothing is removed
+    #[arg(long)]
+    pub(super) into: bool,
+    /// Of a share: remove what the backup has not
+    #[arg(long)]
+    pub(super) delete: bool,
+    /// Of a share: do without what the target cannot keep
+    #[arg(long)]
+    pub(super) lossy: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A pattern without a / is held against names, one with a / against whole paths below the directory that was backed up. * and ? stand for anything
+but /, ** for anything, [a-z] for one byte, \\ takes the meaning from what follows. Versions come newest first, equal ones together.
+Ends with 1 when nothing was found.
+
+Examples:
+  afterimage find '*.tex'
+  afterimage find 'docs/**/thesis.*' --name home
+  afterimage find '*.key' --json | jq -r '.[].path'")]
+pub(super) struct Find {
+    /// Which files
+    pub(super) pattern: OsString,
+    /// Only in backups of this name
+    #[arg(long, value_name = "N")]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Versions come newest first, equal ones together, each with the backups that have it.
+
+Examples:
+  afterimage history docs/thesis.tex --name home
+  afterimage cat home@2026-11-18 docs/thesis.tex > thesis-tuesday.tex")]
+pub(super) struct History {
+    /// The path, from the directory that was backed up on
+    pub(super) path: OsString,
+    /// What it is a backup of
+    #[arg(long, value_name = "N")]
+    pub(super) name: String,
 }
 
 #[derive(Debug, Args)]

@@ -209,8 +209,11 @@ impl Context {
                 bar.set_position(done);
             } else if self.global.json {
                 let seconds = started.elapsed().as_secs_f64();
-                let line =
+                let mut line =
                     serde_json::json!({ "progress": { "done": done, "total": total, "seconds": seconds } });
+                if let (Some(state), Some(progress)) = (progress.state(), line["progress"].as_object_mut()) {
+                    let _new = progress.insert("state".to_owned(), state.into());
+                }
                 let _unheard = writeln!(std::io::stdout(), "{line}");
             }
         }

@@ -15,6 +15,7 @@ mod detach;
 mod diff;
 mod export;
 mod figures;
+mod find;
 mod init;
 mod key;
 mod list;
@@ -76,6 +77,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Export(args) => export::run(&context, &args),
         Verb::Record(args) => record::run(&context, &args),
         Verb::Diff(args) => diff::run(&context, &args),
+        Verb::Find(args) => find::run(&context, &args),
+        Verb::History(args) => find::history(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Mount(args) => mount::run(&context, &args),
         Verb::Umount(args) => umount::run(&context, &args),

@@ -4,7 +4,7 @@
 //!
 //! What is under way is bounded by the buffers; a group has one, and whoever is last with it gives it back.
 
-use super::{Image, Piece, Stretch};
+use super::{Engine, Image, Piece, Stretch};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
 use crate::progress::Cancel;
@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// A group holds up to so many plain bytes (or one chunk).
-const GROUP_LEN: u64 = 1 << 20;
+pub(super) const GROUP_LEN: u64 = 1 << 20;
 
 /// Where streamed bytes go. Called from several threads, in any order, each byte once.
 pub trait Sink: Sync {
@@ -30,9 +30,9 @@ pub trait Sink: Sync {
 }
 
 /// Neighbouring chunks: next to each other in the image and in their pack.
-struct Group {
-    pieces: Vec<Piece>,
-    range: Range<u64>,
+pub(super) struct Group {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) range: Range<u64>,
 }
 
 /// One step of a plan.
@@ -48,14 +48,22 @@ type Opened = (u64, Result<(Step, Vec<u8>)>);
 
 /// How many openers, and so how many gets at once: two for each core, if a quarter of the budget has room for what they hold.
 fn openers(image: &Image) -> usize {
+    openers_of(affordable(image.engine(), group_len(image)))
+}
+
+/// The same, where there is room for so many groups.
+pub(super) fn openers_of(affordable: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    (cores * 2).min(affordable(image) / 2).max(1)
+    (cores * 2).min(affordable / 2).max(1)
+}
+
+fn group_len(image: &Image) -> u64 {
+    GROUP_LEN.max(image.map().root.chunk_size.into())
 }
 
 /// How many groups, sealed and plain, a quarter of the budget has room for.
-fn affordable(image: &Image) -> usize {
-    let group = GROUP_LEN.max(image.map().root.chunk_size.into());
-    usize::try_from(image.engine().memory() / 4 / group).unwrap_or(usize::MAX)
+pub(super) fn affordable(engine: &Engine, group_len: u64) -> usize {
+    usize::try_from(engine.memory() / 4 / group_len).unwrap_or(usize::MAX)
 }
 
 /// Streams a range to a sink, in any order. Not to be called on a worker of the runtime.
@@ -70,7 +78,7 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
                     let mut buffer = Vec::new();
                     for group in steps {
                         for group in without_what_is_there(group, sink)? {
-                            open_group(image, &group, &mut buffer)?;
+                            open_group(image.engine(), &group, &mut buffer)?;
                             sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
                         }
                     }
@@ -118,7 +126,7 @@ pub fn stream_in_order(
     take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
 ) -> Result<()> {
     let openers = openers(image);
-    let window = (openers * 4).min(affordable(image)).max(2);
+    let window = (openers * 4).min(affordable(image.engine(), group_len(image))).max(2);
     let (steps_in, steps_out) = bounded::<Planned>(window);
     let (done_in, done_out) = bounded::<Opened>(window);
     let (buffers_in, buffers_out) = bounded::<Vec<u8>>(window);
@@ -159,7 +167,7 @@ pub enum Ordered<'a> {
 fn open_steps(image: &Image, steps: &Receiver<Planned>, done: &Sender<Opened>) {
     for (number, step, mut buffer) in steps {
         let work = std::panic::AssertUnwindSafe(|| match &step {
-            Step::Group(group) => open_group(image, group, &mut buffer),
+            Step::Group(group) => open_group(image.engine(), group, &mut buffer),
             Step::Zeros(_) => Ok(()),
         });
         let opened = std::panic::catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
@@ -252,7 +260,7 @@ fn flush(
 
 impl Group {
     /// Where its sealed bytes lie.
-    fn sealed(&self) -> Option<(PackId, Range<u64>)> {
+    pub(super) fn sealed(&self) -> Option<(PackId, Range<u64>)> {
         let mut places = self.pieces.iter().filter_map(|piece| Some(piece.child?.place));
         let first = places.next()?;
         let last = places.next_back().unwrap_or(first);
@@ -273,12 +281,11 @@ fn len_of(range: &Range<u64>) -> usize {
 }
 
 /// Opens the chunks of a group to the beginning of `buffer`, which only grows.
-fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> {
+pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u8>) -> Result<()> {
     let len = len_of(&group.range);
     if buffer.len() < len {
         buffer.resize(len, 0);
     }
-    let engine = image.engine();
     let Some((pack, range)) = group.sealed() else { return Ok(()) };
     let sealed = engine.runtime().block_on(engine.repository().get_sealed(pack, range.clone()));
     let mut at = 0;
@@ -301,7 +308,7 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
             if !matches!(error.kind(), Kind::Missing | Kind::Corrupt) {
                 return Err(error);
             }
-            open_one(image, piece, &here, into)?;
+            open_one(engine, piece, &here, into)?;
         }
         at += len_of(&here);
     }
@@ -309,9 +316,8 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
 }
 
 /// One chunk by itself: it may have to be searched for, or only a part of it is wanted.
-fn open_one(image: &Image, piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
+fn open_one(engine: &Arc<Engine>, piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     let Some(child) = piece.child else { return Ok(()) };
-    let engine = Arc::clone(image.engine());
     let chunk = engine.runtime().block_on(engine.repository().chunk(SealKind::Data, child.id, child.place));
     let chunk = chunk.context(|| format!("read bytes {} to {}", here.start, here.end))?;
     if chunk.len() != len_of(&piece.range) {
@@ -323,6 +329,6 @@ fn open_one(image: &Image, piece: &Piece, here: &Range<u64>, into: &mut [u8]) ->
     Ok(())
 }
 
-fn panicked() -> Error {
+pub(super) fn panicked() -> Error {
     Error::new(Kind::Unsupported, "a thread that opens chunks ended in a panic: this is a bug")
 }

@@ -13,6 +13,7 @@ pub mod cache;
 mod compare;
 pub mod disk;
 mod engine;
+pub mod files;
 mod map;
 mod node;
 mod pool;

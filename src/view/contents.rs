@@ -15,18 +15,21 @@ use std::sync::Arc;
 pub enum Kind {
     /// Backups that hold images.
     Volumes,
+    /// Backups that hold one tree.
+    Shares,
     /// Backups that hold images and trees together.
     Sets,
 }
 
 impl Kind {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Kind; 2] = [Kind::Volumes, Kind::Sets];
+    pub const ALL: [Kind; 3] = [Kind::Volumes, Kind::Shares, Kind::Sets];
 
     /// The name of the directory.
     pub fn folder(self) -> &'static str {
         match self {
             Kind::Volumes => "volumes",
+            Kind::Shares => "shares",
             Kind::Sets => "sets",
         }
     }
@@ -34,6 +37,7 @@ impl Kind {
     fn of(record: &Record) -> Option<Kind> {
         match record.kind() {
             "volume" => Some(Kind::Volumes),
+            "share" => Some(Kind::Shares),
             "set" => Some(Kind::Sets),
             _ => None,
         }
@@ -51,6 +55,8 @@ pub struct Backup {
     pub written: jiff::Timestamp,
     /// Its images.
     pub images: Vec<ImageItem>,
+    /// Its trees.
+    pub trees: Vec<TreeItem>,
     /// The repository that holds them.
     pub home: RepositoryId,
     kind: Kind,
@@ -72,25 +78,42 @@ pub struct ImageItem {
     pub source: Option<Box<str>>,
 }
 
+/// A tree of a backup.
+#[derive(Debug)]
+pub struct TreeItem {
+    /// Its name as a directory.
+    pub name: String,
+    /// Bytes in its files.
+    pub bytes: u64,
+    /// Its top.
+    pub root: Root,
+}
+
 impl Backup {
     /// What a listing shows of a record; nothing, when this tree has no place for its kind.
     pub fn of(record: &Record) -> Option<Backup> {
         let kind = Kind::of(record)?;
         let mut names = HashSet::new();
-        let images = record.items.iter().filter_map(|item| match &item.content {
-            Content::Image { size, allocated, root, .. } => {
-                let name = apart(&escape_item(&item.name), "%~", |name| names.insert(name.to_owned()));
-                let source = item.source.get("name").and_then(|name| name.as_str()).map(Box::from);
-                Some(ImageItem { name, size: *size, allocated: (*allocated).min(*size), root: *root, source })
+        let (mut images, mut trees) = (Vec::new(), Vec::new());
+        for item in &record.items {
+            let name = apart(&escape_item(&item.name), "%~", |name| names.insert(name.to_owned()));
+            match &item.content {
+                Content::Image { size, allocated, root, .. } => {
+                    let source = item.source.get("name").and_then(|name| name.as_str()).map(Box::from);
+                    let allocated = (*allocated).min(*size);
+                    images.push(ImageItem { name, size: *size, allocated, root: *root, source });
+                }
+                Content::Tree { bytes, root, .. } => {
+                    trees.push(TreeItem { name, bytes: *bytes, root: *root })
+                }
             }
-            Content::Tree { .. } => None,
-        });
-        let images = images.collect();
+        }
         Some(Backup {
             id: record.id,
             time: record.time,
             written: record.written,
             images,
+            trees,
             home: record.repository,
             kind,
             group: escape(&record.name),
@@ -117,6 +140,8 @@ pub struct Shown {
     pub link_number: u64,
     /// The inode numbers of its images.
     pub image_numbers: Vec<u64>,
+    /// The inode numbers of its trees' root directories.
+    pub tree_numbers: Vec<u64>,
 }
 
 /// All backups of one name.
@@ -157,7 +182,7 @@ pub struct Contents {
     pub(super) root_number: u64,
     pub(super) ids_number: u64,
     pub(super) kind_numbers: BTreeMap<Kind, u64>,
-    /// Bytes of all images together that are stored.
+    /// Bytes of all images together that are stored, and of all files of trees.
     pub allocated: u64,
 }
 
@@ -180,11 +205,9 @@ impl Contents {
         for ((kind, name), backups) in named {
             let group = group(kind, name.into(), backups, &mut numbers);
             for shown in &group.backups {
-                allocated = shown
-                    .backup
-                    .images
-                    .iter()
-                    .fold(allocated, |sum, image| sum.saturating_add(image.allocated));
+                let images = shown.backup.images.iter().map(|image| image.allocated);
+                let trees = shown.backup.trees.iter().map(|tree| tree.bytes);
+                allocated = images.chain(trees).fold(allocated, u64::saturating_add);
                 let _same_id = ids.insert(shown.backup.id, Arc::clone(shown));
             }
             groups.entry(kind).or_default().push(Arc::new(group));
@@ -235,9 +258,10 @@ fn show(backup: Arc<Backup>, kind: Kind, group: Arc<str>, name: String, numbers:
     let number = numbers.of(&id.to_string());
     let record_number = numbers.of(&format!("{id}/backup.json"));
     let link_number = numbers.of(&format!("ids/{id} -> {group}/{name}"));
-    let image_numbers =
-        backup.images.iter().map(|image| numbers.of(&format!("{id}/{}", image.name))).collect();
-    Shown { backup, kind, group, name, number, record_number, link_number, image_numbers }
+    let mut number_of = |name: &String| numbers.of(&format!("{id}/{name}"));
+    let image_numbers = backup.images.iter().map(|image| number_of(&image.name)).collect();
+    let tree_numbers = backup.trees.iter().map(|tree| number_of(&tree.name)).collect();
+    Shown { backup, kind, group, name, number, record_number, link_number, image_numbers, tree_numbers }
 }
 
 /// The name, or the first of it with `-2`, `-3` and so on behind it that is free.

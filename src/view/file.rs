@@ -1,14 +1,19 @@
 //! An open file: its bytes, and where its holes are.
 
 use crate::error::Result;
-use crate::image::{Ahead, Image, join};
+use crate::image::{Ahead, Extent, Image, join, tree};
 use bytes::Bytes;
 
 /// An open file.
 pub struct File(Inner);
 
 enum Inner {
-    Image { image: Image, ahead: Ahead },
+    Image {
+        image: Image,
+        ahead: Ahead,
+    },
+    /// Of a tree, and too small for a map.
+    Small(tree::File),
     Bytes(Bytes),
 }
 
@@ -26,6 +31,14 @@ impl File {
         File(Inner::Image { image, ahead: Ahead::new() })
     }
 
+    /// A file of a tree; a large one is read as an image is.
+    pub(super) fn of_tree(file: tree::File) -> File {
+        match file.image() {
+            Some(image) => File::image(image.clone()),
+            None => File(Inner::Small(file)),
+        }
+    }
+
     pub(super) fn bytes(bytes: Bytes) -> File {
         File(Inner::Bytes(bytes))
     }
@@ -34,6 +47,7 @@ impl File {
     pub fn size(&self) -> u64 {
         match &self.0 {
             Inner::Image { image, .. } => image.len(),
+            Inner::Small(file) => file.len(),
             Inner::Bytes(bytes) => bytes.len() as u64,
         }
     }
@@ -42,7 +56,7 @@ impl File {
     pub fn as_image(&self) -> Option<&Image> {
         match &self.0 {
             Inner::Image { image, .. } => Some(image),
-            Inner::Bytes(_) => None,
+            Inner::Small(_) | Inner::Bytes(_) => None,
         }
     }
 
@@ -54,6 +68,7 @@ impl File {
                 ahead.note(image, offset, len as u64);
                 now
             }
+            Inner::Small(file) => file.read_now(offset, len).map(|parts| parts.map(join)),
             Inner::Bytes(bytes) => Some(Ok(cut(bytes, offset, len))),
         }
     }
@@ -62,24 +77,27 @@ impl File {
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         match &self.0 {
             Inner::Image { image, .. } => image.read_at(offset, len).await,
+            Inner::Small(file) => file.read_at(offset, len).await,
             Inner::Bytes(bytes) => Ok(cut(bytes, offset, len)),
         }
     }
 
     /// The first offset at or after `offset`, which is less than the size, that is so; nothing when there is none.
     pub async fn find(&self, offset: u64, what: Find) -> Result<Option<u64>> {
-        let Inner::Image { image, .. } = &self.0 else {
-            return Ok(match what {
-                Find::Data => Some(offset),
-                Find::Hole => Some(self.size()),
-            });
-        };
-        let here = image.extent(offset, offset.saturating_add(1)).await?;
+        let here = self.extent(offset, offset.saturating_add(1)).await?;
         if here.data == (what == Find::Data) {
             return Ok(Some(offset));
         }
-        let end = image.extent(offset, image.len()).await?.range.end;
-        Ok((what == Find::Hole || end < image.len()).then_some(end))
+        let end = self.extent(offset, self.size()).await?.range.end;
+        Ok((what == Find::Hole || end < self.size()).then_some(end))
+    }
+
+    async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
+        match &self.0 {
+            Inner::Image { image, .. } => image.extent(offset, limit).await,
+            Inner::Small(file) => file.extent(offset, limit).await,
+            Inner::Bytes(_) => Ok(Extent { range: offset..limit.min(self.size()), data: true }),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! The tree that people browse: every backup as a read-only image file.
+//! The tree that people browse: every backup as a read-only image file, or as the directory that it was.
 //!
 //! ```text
 //! volumes/<name>/<time>/disk.img      the image (several: each under its item's name)
 //! volumes/<name>/<time>/backup.json   the record
 //! volumes/<name>/latest -> <time>
-//! sets/<name>/...                     the same for backups that hold images and trees
+//! shares/<name>/<time>/tree/...       a share as it was: modes, owners, times, attributes, links
+//! sets/<name>/<time>/<item>...        the same for backups that hold images and trees
 //! ids/<id> -> ../volumes/<name>/<time>
 //! ```
 //!
@@ -13,23 +14,30 @@
 //! [`View`] holds the contents and sees to it that they are young. Everything else here is plain: it takes contents and gives
 //! an answer. **Invariant:** knows neither FUSE nor HTTP, and writes nothing.
 
+pub mod changes;
 mod contents;
 mod file;
 mod name;
+mod neighbours;
 mod node;
 mod number;
+pub mod pattern;
 mod refresh;
+mod share;
+pub mod versions;
 
-pub use contents::{Backup, Contents, Group, ImageItem, Kind, Shown, time_name};
+pub use contents::{Backup, Contents, Group, ImageItem, Kind, Shown, TreeItem, time_name};
 pub use file::{File, Find};
 pub use name::{escape, unescape};
 pub use node::{Entry, Facts, Node, Sort};
 pub use refresh::YOUNG;
+pub use share::{Folder, Inside, Share};
 
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::format::BackupId;
 use crate::format::record::Record;
 use crate::format::shown::to_json;
+use crate::image::tree::Tree;
 use crate::image::{Engine, Image, Map};
 use bytes::Bytes;
 use lru::LruCache;
@@ -42,8 +50,13 @@ use tokio::sync::Semaphore;
 const RECORDS_KEPT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not zero");
 /// Longer ones are made anew each time.
 const RECORD_LEN_KEPT: usize = 64 * 1024;
+/// How many trees are kept open: each has some directories with it.
+const SHARES_KEPT: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
 /// How many records are read at once; a store that hangs keeps that many threads and no more.
 const RECORDS_AT_ONCE: usize = 8;
+
+/// Trees by their backup and their number in it.
+type Shares = LruCache<(BackupId, usize), Arc<Share>>;
 
 /// The tree over one repository. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +64,7 @@ pub struct View {
     engine: Arc<Engine>,
     kept: Arc<Kept>,
     records: Arc<Mutex<LruCache<BackupId, Bytes>>>,
+    shares: Arc<Mutex<Shares>>,
     reading: Arc<Semaphore>,
 }
 
@@ -59,7 +73,8 @@ impl View {
     pub fn new(engine: Arc<Engine>) -> View {
         let kept = Kept::new(Arc::clone(engine.repository()), engine.runtime().clone());
         let records = Arc::new(Mutex::new(LruCache::new(RECORDS_KEPT)));
-        View { engine, kept, records, reading: Arc::new(Semaphore::new(RECORDS_AT_ONCE)) }
+        let shares = Arc::new(Mutex::new(LruCache::new(SHARES_KEPT)));
+        View { engine, kept, records, shares, reading: Arc::new(Semaphore::new(RECORDS_AT_ONCE)) }
     }
 
     /// Which backups there are, if that was known some seconds ago. Never waits.
@@ -109,6 +124,18 @@ impl View {
             runtime.block_on(repository.record(id))
         });
         reading.await.map_err(|_| gone(()))?
+    }
+
+    /// A tree of a backup.
+    pub fn share(&self, shown: &Shown, number: usize) -> Result<Arc<Share>> {
+        let tree = shown.backup.trees.get(number);
+        let tree =
+            tree.ok_or_else(|| Error::new(ErrorKind::Missing, "there is no such tree in the backup"))?;
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.get_or_insert((shown.backup.id, number), || {
+            Arc::new(Share::new(Tree::new(Arc::clone(&self.engine), tree.root), shown, number))
+        });
+        Ok(Arc::clone(share))
     }
 
     /// Opens an image.

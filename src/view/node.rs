@@ -1,6 +1,7 @@
 //! One file, directory or link of the tree, and what is known of it without asking the store.
 
 use super::contents::{Contents, Group, ImageItem, Kind, Shown};
+use super::share::Inside;
 use crate::format::BackupId;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -31,6 +32,10 @@ pub enum Node {
     Record(Arc<Shown>),
     /// `.../disk.img`: the image of that number.
     Image(Arc<Shown>, usize),
+    /// `.../tree/`: the root directory of the tree of that number.
+    Tree(Arc<Shown>, usize),
+    /// `.../tree/...`: something in a tree.
+    Inside(Inside),
 }
 
 /// Who a node is: two with the same are the same file.
@@ -41,6 +46,7 @@ enum Identity<'a> {
     /// Links: one that points elsewhere is another one.
     Link(u64),
     Of(u8, BackupId, usize),
+    Inside(u128),
 }
 
 impl Node {
@@ -55,12 +61,17 @@ impl Node {
             Node::Backup(shown) => Identity::Of(1, shown.backup.id, 0),
             Node::Record(shown) => Identity::Of(2, shown.backup.id, 0),
             Node::Image(shown, number) => Identity::Of(3, shown.backup.id, *number),
+            Node::Tree(shown, number) => Identity::Of(4, shown.backup.id, *number),
+            Node::Inside(inside) => Identity::Inside(inside.identity()),
         }
     }
 
     /// Whether what it is can't change as long as it is there.
     pub fn is_unchanging(&self) -> bool {
-        matches!(self, Node::Backup(_) | Node::Record(_) | Node::Image(..))
+        !matches!(
+            self,
+            Node::Root | Node::Ids | Node::Id(_) | Node::Kind(_) | Node::Group(..) | Node::Latest(_)
+        )
     }
 }
 
@@ -137,10 +148,13 @@ impl Contents {
             }
             Node::Backup(shown) if name == RECORD => Some(Node::Record(Arc::clone(shown))),
             Node::Backup(shown) => {
-                let number = shown.backup.images.iter().position(|image| image.name == name)?;
-                Some(Node::Image(Arc::clone(shown), number))
+                let (images, trees) = (&shown.backup.images, &shown.backup.trees);
+                let image = images.iter().position(|image| image.name == name);
+                let tree = || trees.iter().position(|tree| tree.name == name);
+                let image = image.map(|number| Node::Image(Arc::clone(shown), number));
+                image.or_else(|| tree().map(|number| Node::Tree(Arc::clone(shown), number)))
             }
-            Node::Id(_) | Node::Latest(..) | Node::Record(_) | Node::Image(..) => None,
+            _ => None,
         }
     }
 
@@ -151,8 +165,8 @@ impl Contents {
             Node::Ids => self.ids().len(),
             Node::Kind(kind) => self.groups(*kind).len(),
             Node::Group(kind, name) => self.group(*kind, name).map_or(0, |group| group.backups.len() + 1),
-            Node::Backup(shown) => shown.backup.images.len() + 1,
-            Node::Id(_) | Node::Latest(..) | Node::Record(_) | Node::Image(..) => 0,
+            Node::Backup(shown) => shown.backup.images.len() + shown.backup.trees.len() + 1,
+            _ => 0,
         }
     }
 
@@ -189,11 +203,12 @@ impl Contents {
                 let images = shown.backup.images.iter().enumerate();
                 let images = images
                     .map(move |(number, image)| entry(&image.name, Node::Image(Arc::clone(shown), number)));
-                Box::new(record.chain(images).skip(from))
+                let trees = shown.backup.trees.iter().enumerate();
+                let trees =
+                    trees.map(move |(number, tree)| entry(&tree.name, Node::Tree(Arc::clone(shown), number)));
+                Box::new(record.chain(images).chain(trees).skip(from))
             }
-            Node::Id(_) | Node::Latest(..) | Node::Record(_) | Node::Image(..) => {
-                Box::new(std::iter::empty())
-            }
+            _ => Box::new(std::iter::empty()),
         }
     }
 
@@ -218,10 +233,13 @@ impl Contents {
             Node::Backup(shown) => Some(shown.number),
             Node::Record(shown) => Some(shown.record_number),
             Node::Image(shown, number) => shown.image_numbers.get(*number).copied(),
+            Node::Tree(shown, number) => shown.tree_numbers.get(*number).copied(),
+            Node::Inside(inside) => Some(inside.number()),
         }
     }
 
-    /// What is known of a node, if it is there. The length of `backup.json` is not: it takes reading the record.
+    /// What is known of a node, if it is there. The length of `backup.json` is not: it takes reading the record. What is in a tree tells
+    /// of itself ([`Share`](super::Share)).
     pub fn facts(&self, node: &Node) -> Option<Facts> {
         let number = self.number(node)?;
         let directory = |inside: usize, time| Facts {
@@ -252,7 +270,9 @@ impl Contents {
                 let len = self.target(node)?.len() as u64;
                 file(Sort::Link, len, 0, shown.backup.time)
             }
-            Node::Backup(shown) => directory(0, shown.backup.time),
+            Node::Backup(shown) => directory(shown.backup.trees.len(), shown.backup.time),
+            Node::Tree(shown, _) => directory(0, shown.backup.time),
+            Node::Inside(_) => return None,
             Node::Record(shown) => file(Sort::File, 0, 0, shown.backup.time),
             Node::Image(shown, number) => {
                 let ImageItem { size, allocated, .. } = shown.backup.images.get(*number)?;

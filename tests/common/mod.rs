@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, unused_macros)] // each test program uses its part of the harness
 
+pub(crate) mod faithful;
 pub(crate) mod images;
 pub(crate) mod random;
 pub(crate) mod shares;

@@ -3,6 +3,7 @@
 //! One room per chapter of the matrix; the names of tests begin with the id of the case they prove. Everything runs on stores in
 //! memory or on a simulated disk, so the whole program takes less than a minute.
 
+mod comparing_trees;
 mod content;
 mod corpus;
 mod corruption;
@@ -10,10 +11,14 @@ mod cost;
 mod crash;
 mod faults;
 mod fixture;
+mod garden;
+mod hostile_trees;
 #[path = "../common/random.rs"]
 #[allow(dead_code)] // each test program uses its part
 mod random;
 mod restoring;
+mod restoring_trees;
+mod seen;
 mod shares;
 mod sources;
 #[path = "../common/tree_nodes.rs"]

@@ -15,6 +15,7 @@ mod ordinary;
 mod passthrough;
 mod readers;
 mod reading;
+mod shares;
 mod storms;
 mod tools;
 mod trouble;

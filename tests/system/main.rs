@@ -17,5 +17,6 @@ mod kill;
 mod records;
 mod restore;
 mod shares;
+mod shares_out;
 mod shipping;
 mod usage;

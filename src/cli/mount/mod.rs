@@ -9,6 +9,7 @@
 //! A password is asked for in front and handed over through a private line; it is in no argument and no file.
 
 mod figures;
+mod inside;
 mod tree;
 
 use super::args::Mount as Args;

@@ -1,19 +1,19 @@
 //! The view as what `mountd` serves. The only file that knows both.
 //!
 //! What the view knows is answered at once: names while its list is young, and bytes that are in memory. Everything else waits.
-//!
-//! There are no extended attributes: `ls -l` asks three times for each file, and a kernel that is told so once asks no more.
+//! What is in a tree is answered for by `inside`; nothing else has extended attributes.
 
+use super::inside::{self, Here};
 use crate::error::{Error, Kind};
 use crate::image::whole::Whole;
-use crate::view::{Contents, Facts, File, Find, Node, Sort, View, YOUNG};
+use crate::view::{Contents, Facts, File, Find, Folder, Node, Sort, View, YOUNG};
 use afterimage_mountd::Tree;
 use afterimage_mountd::error::{Error as MountError, Kind as MountKind};
 use afterimage_mountd::tree::{
     Answer, Attr, DirEntry, Entry, FOREVER, NodeKind, OpenDir, OpenFile, Page, Seek, Space, Time,
 };
 use bytes::Bytes;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +32,12 @@ pub(in crate::cli) struct Open {
     _plain: Option<Arc<std::fs::File>>,
 }
 
-/// A directory as it was when it was opened.
-pub(in crate::cli) struct Dir {
-    contents: Arc<Contents>,
-    node: Node,
+/// An open directory.
+pub(in crate::cli) enum Dir {
+    /// As it was when it was opened.
+    Listed { contents: Arc<Contents>, node: Node },
+    /// Of a tree; it never changes.
+    Inside(Arc<Folder>),
 }
 
 impl Tree for Mounted {
@@ -48,6 +50,9 @@ impl Tree for Mounted {
     }
 
     fn lookup(&self, dir: &Node, name: &OsStr) -> Answer<Entry<Node>> {
+        if let Some(here) = self.inside(dir) {
+            return here.lookup(name);
+        }
         let Some(name) = name.to_str().map(str::to_owned) else { return missing() };
         let (dir, owner) = (dir.clone(), self.owner());
         self.look().then(move |look| match look.contents.lookup(&dir, &name) {
@@ -60,11 +65,17 @@ impl Tree for Mounted {
     }
 
     fn attr(&self, node: &Node) -> Answer<Attr> {
+        if let Some(here) = self.inside(node) {
+            return here.attr();
+        }
         let (node, owner) = (node.clone(), self.owner());
         self.look().then(move |look| owner.attr_of(&look, &node))
     }
 
     fn readlink(&self, node: &Node) -> Answer<Bytes> {
+        if let Some(here) = self.inside(node) {
+            return here.readlink();
+        }
         let node = node.clone();
         self.look().then(move |look| match look.contents.target(&node) {
             Some(target) => Answer::now(target.into()),
@@ -73,23 +84,30 @@ impl Tree for Mounted {
     }
 
     fn opendir(&self, node: &Node) -> Answer<OpenDir<Dir>> {
+        if let Some(here) = self.inside(node) {
+            return here.opendir();
+        }
         let node = node.clone();
         self.look().then(move |look| {
             let keep = node.is_unchanging();
-            Answer::now(OpenDir { dir: Dir { contents: look.contents, node }, keep })
+            Answer::now(OpenDir { dir: Dir::Listed { contents: look.contents, node }, keep })
         })
     }
 
     fn readdir(&self, dir: &Arc<Dir>, after: u64, page: Page) -> Answer<Vec<DirEntry<Node>>> {
+        let (contents, node) = match &**dir {
+            Dir::Listed { contents, node } => (contents, node),
+            Dir::Inside(folder) => return inside::readdir(folder, after, page),
+        };
         let from = usize::try_from(after).unwrap_or(usize::MAX);
-        let entries = dir.contents.entries(&dir.node, from).take(page.room).zip(after + 1..);
+        let entries = contents.entries(node, from).take(page.room).zip(after + 1..);
         let owner = self.owner();
         let entry = |(entry, cursor): (crate::view::Entry, u64)| {
-            let facts = dir.contents.facts(&entry.node)?;
-            // How long a record is takes reading it, which is done for all of a page at once.
-            let known = page.attributes && !matches!(entry.node, Node::Record(_));
+            let facts = contents.facts(&entry.node)?;
+            // How long a record is takes reading it, and so does a tree's own mode: both are asked for all of a page at once.
+            let known = page.attributes && !matches!(entry.node, Node::Record(_) | Node::Tree(..));
             let attr = known.then(|| owner.attr(&facts, &entry.node));
-            let ready = attr.map(|attr| Entry { node: entry.node, attr, keeps: keeps(&dir.node) });
+            let ready = attr.map(|attr| Entry { node: entry.node, attr, keeps: keeps(node) });
             Some(DirEntry {
                 name: entry.name.into(),
                 ino: facts.number,
@@ -118,6 +136,7 @@ impl Tree for Mounted {
                 )
                 .then(|file| opened(file, None))
             }
+            Node::Inside(inside) => inside::open(inside).then(|file| opened(file, None)),
             _ => Answer::fail(MountKind::IsDirectory, "not a file"),
         }
     }
@@ -147,6 +166,15 @@ impl Tree for Mounted {
         })
     }
 
+    fn xattrs(&self, node: &Node) -> Answer<Vec<OsString>> {
+        self.inside(node).map_or_else(|| Answer::now(Vec::new()), |here| here.xattrs())
+    }
+
+    fn xattr(&self, node: &Node, name: &OsStr) -> Answer<Bytes> {
+        let none = || Answer::fail(MountKind::NoAttribute, "no extended attributes here");
+        self.inside(node).map_or_else(none, |here| here.xattr(name))
+    }
+
     fn space(&self) -> Answer<Space> {
         self.look().then(|look| {
             Answer::now(Space { bytes: look.contents.allocated, files: look.contents.ids().len() as u64 })
@@ -168,6 +196,15 @@ struct Owner {
 }
 
 impl Mounted {
+    /// What lies in a tree, if the node does.
+    fn inside(&self, node: &Node) -> Option<Here> {
+        match node {
+            Node::Tree(shown, number) => self.view.share(shown, *number).ok().map(Here::Top),
+            Node::Inside(inside) => Some(Here::Inside(inside.clone())),
+            _ => None,
+        }
+    }
+
     fn owner(&self) -> Owner {
         Owner { uid: self.uid, gid: self.gid }
     }
@@ -262,7 +299,7 @@ fn failed<A>(error: &Error) -> Answer<A> {
 }
 
 /// The one table from our errors to those of the mount. What the *store* lacks or denies is a failed read of a file that is there.
-fn translate(error: &Error) -> MountError {
+pub(super) fn translate(error: &Error) -> MountError {
     let kind = match error.kind() {
         Kind::Corrupt => MountKind::Damaged,
         Kind::Usage => MountKind::Invalid,

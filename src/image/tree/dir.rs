@@ -28,6 +28,7 @@ pub(super) enum Goal<'a> {
 }
 
 /// Where a node stands: what the one above says of it, and how many entries lie before it.
+#[derive(Clone)]
 pub(super) struct Here {
     pub(super) says: Directory,
     first: Option<Bytes>,
@@ -125,7 +126,13 @@ impl Dir {
     }
 
     pub(super) fn member(&self, leaf: &Leaf, row: usize) -> Member {
-        Member { engine: Arc::clone(&self.engine), part: Arc::clone(&leaf.part), row, depth: self.depth }
+        self.member_of(&leaf.part, leaf.before, row)
+    }
+
+    /// A row of a leaf before which so many entries lie.
+    pub(super) fn member_of(&self, part: &Arc<Opened>, before: u64, row: usize) -> Member {
+        let number = before.saturating_add(row as u64);
+        Member { engine: Arc::clone(&self.engine), part: Arc::clone(part), row, number, depth: self.depth }
     }
 
     fn named(&self, leaf: &Leaf, name: &[u8]) -> Option<Member> {
@@ -134,6 +141,7 @@ impl Dir {
         Some(self.member(leaf, row))
     }
 
+    /// Where its top node stands.
     pub(super) fn start(&self) -> Option<Here> {
         self.below.map(|says| Here { says, first: None, end: None, before: 0 })
     }
@@ -141,14 +149,25 @@ impl Dir {
     async fn leaf(&self, goal: Goal<'_>) -> Result<Option<Leaf>> {
         let Some(mut here) = self.start() else { return Ok(None) };
         loop {
-            let child = here.says.child;
-            let part = self.engine.node(SealKind::Tree, child.id, child.place).await?.tree(child.id)?;
+            let part = self.fetch(&here).await?;
             match here.step(part, goal)? {
                 Step::Down(next, _) => here = next,
                 Step::Leaf(leaf) => return Ok(Some(leaf)),
                 Step::Nothing => return Ok(None),
             }
         }
+    }
+
+    async fn fetch(&self, here: &Here) -> Result<Arc<Opened>> {
+        let child = here.says.child;
+        self.engine.node(SealKind::Tree, child.id, child.place).await?.tree(child.id)
+    }
+
+    /// The node that stands there, held to what the one above says of it.
+    pub(super) async fn load(&self, here: &Here) -> Result<Arc<Opened>> {
+        let part = self.fetch(here).await?;
+        here.judge(&part)?;
+        Ok(part)
     }
 
     fn leaf_now(&self, goal: Goal<'_>) -> Option<Result<Option<Leaf>>> {
@@ -166,10 +185,34 @@ impl Dir {
 }
 
 impl Here {
+    /// Which node it is.
+    pub(super) fn id(&self) -> ChunkId {
+        self.says.child.id
+    }
+
+    /// Its level.
+    pub(super) fn level(&self) -> u8 {
+        self.says.level
+    }
+
+    /// The first name in it; nothing comes before the top node's.
+    pub(super) fn first(&self) -> &[u8] {
+        self.first.as_deref().unwrap_or_default()
+    }
+
+    /// How many entries lie before it.
+    pub(super) fn before(&self) -> u64 {
+        self.before
+    }
+
+    fn judge(&self, part: &Opened) -> Result<()> {
+        let judged = part.node.judge(&self.says, self.first.as_deref(), self.end.as_deref());
+        judged.map_err(Error::from).context(|| format!("read tree node {}", self.says.child.id))
+    }
+
     /// From a node to the one below it that the goal lies in, if there is one.
     pub(super) fn step(&self, part: Arc<Opened>, goal: Goal<'_>) -> Result<Step> {
-        let judged = part.node.judge(&self.says, self.first.as_deref(), self.end.as_deref());
-        judged.map_err(Error::from).context(|| format!("read tree node {}", self.says.child.id))?;
+        self.judge(&part)?;
         match &part.node {
             TreeNode::Branch { level, below } => Ok(self.down(level - 1, below, goal)),
             _ => match goal {
@@ -180,36 +223,37 @@ impl Here {
     }
 
     fn down(&self, level: u8, all: &[Below], goal: Goal<'_>) -> Step {
-        let (row, before) = match goal {
+        let row = match goal {
             Goal::Name(name) => {
                 let Some(row) = all.partition_point(|below| below.first.as_ref() <= name).checked_sub(1)
                 else {
                     return Step::Nothing;
                 };
-                (row, all[..row].iter().fold(0u64, |sum, below| sum.saturating_add(below.rows)))
+                row
             }
             Goal::Row(wanted) => match row_with(all, wanted - self.before) {
                 Some(found) => found,
                 None => return Step::Nothing,
             },
         };
+        Step::Down(self.child(level, all, row), row)
+    }
+
+    /// Where a node of the one that stands here stands.
+    pub(super) fn child(&self, level: u8, all: &[Below], row: usize) -> Here {
         let below = &all[row];
+        let before = all[..row].iter().fold(self.before, |sum, below| sum.saturating_add(below.rows));
         let end = all.get(row + 1).map(|next| next.first.clone()).or_else(|| self.end.clone());
         let says = Directory { child: below.child, level, rows: below.rows, totals: below.totals };
-        let (first, before) = (Some(below.first.clone()), self.before.saturating_add(before));
-        Step::Down(Here { says, first, end, before }, row)
+        Here { says, first: Some(below.first.clone()), end, before }
     }
 }
 
-/// Which node holds the entry with a number, and how many entries lie before it.
-fn row_with(all: &[Below], wanted: u64) -> Option<(usize, u64)> {
+/// Which node holds the entry with a number.
+fn row_with(all: &[Below], wanted: u64) -> Option<usize> {
     let mut before = 0u64;
-    for (row, below) in all.iter().enumerate() {
-        let end = before.saturating_add(below.rows);
-        if wanted < end {
-            return Some((row, before));
-        }
-        before = end;
-    }
-    None
+    all.iter().position(|below| {
+        before = before.saturating_add(below.rows);
+        wanted < before
+    })
 }

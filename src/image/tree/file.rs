@@ -128,16 +128,6 @@ impl File {
         Ok(vec![Part::Bytes(bytes.ok_or_else(|| Error::new(Kind::Corrupt, "a chunk is too short"))?)])
     }
 
-    /// Has the bytes of a small file fetched, without waiting for them; forgets errors, which will come again when it is read.
-    pub fn expect(&self) {
-        if let Body::Chunk(child) = &self.body
-            && self.engine.chunk_now(child.id, Hint::Scan).is_none()
-        {
-            let wanted = Wanted { id: child.id, place: child.place, len: self.len };
-            drop(self.engine.fetch(&[wanted], Urgency::Soon, Hint::Scan));
-        }
-    }
-
     /// The stretch from `offset` on that is stored, or is not, as far as it goes, but no further than `limit`.
     pub async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
         if let Body::Mapped(image) = &self.body {
@@ -146,4 +136,17 @@ impl File {
         let end = limit.min(self.len).max(offset);
         Ok(Extent { range: offset..end, data: !matches!(self.body, Body::Zeros) && offset < self.len })
     }
+}
+
+/// Has the bytes of small files fetched, neighbours together, without waiting for them; forgets errors, which will come again when
+/// they are read.
+pub fn expect_all(files: &[File]) {
+    let Some(engine) = files.first().map(|file| &file.engine) else { return };
+    let wanted = files.iter().filter_map(|file| match &file.body {
+        Body::Chunk(child) if engine.chunk_now(child.id, Hint::Scan).is_none() => {
+            Some(Wanted { id: child.id, place: child.place, len: file.len })
+        }
+        _ => None,
+    });
+    drop(engine.fetch(&wanted.collect::<Vec<_>>(), Urgency::Soon, Hint::Scan));
 }

@@ -7,12 +7,14 @@
 //! No symbolic link is followed and no name is interpreted; each node is held to what the one above says of it, and directories lie
 //! no deeper in each other than `format::limits` lets them, so a hostile tree ends, too.
 
+mod compare;
 mod dir;
 mod file;
 mod seen;
 
+pub use compare::{Difference, Pair, compare, content_key, difference, fingerprint, link_key};
 pub use dir::Dir;
-pub use file::File;
+pub use file::{File, expect_all};
 pub use seen::{Seen, SeenDir};
 
 use super::engine::Engine;
@@ -38,6 +40,7 @@ pub struct Member {
     engine: Arc<Engine>,
     part: Arc<Opened>,
     row: usize,
+    number: u64,
     depth: u16,
 }
 
@@ -70,7 +73,9 @@ impl Tree {
         let loaded = self.engine.node(SealKind::Tree, self.root.id, self.root.place).await?;
         let part = loaded.tree(self.root.id)?;
         match part.node {
-            TreeNode::Top(_) => Ok(Member { engine: Arc::clone(&self.engine), part, row: 0, depth: 0 }),
+            TreeNode::Top(_) => {
+                Ok(Member { engine: Arc::clone(&self.engine), part, row: 0, number: 0, depth: 0 })
+            }
             _ => Err(Corrupt::Field { what: "sort of a tree node", wanted: "the top's" }.into()),
         }
     }
@@ -104,6 +109,11 @@ impl Member {
     /// Its name; the root directory has an empty one.
     pub fn name(&self) -> &Bytes {
         &self.entry().name
+    }
+
+    /// Its number in its directory, by which it is found again.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// How many directories it lies in; the root directory lies in none.

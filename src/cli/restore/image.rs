@@ -1,11 +1,13 @@
-//! `restore`: an image onto a file, a device or an NBD export.
+//! `restore` of an image: onto a file, a device or an NBD export.
 //!
 //! Has the target judged and opened by `restore::target`, with what the record says of the source and where the repository lies; then writes.
 
-use super::args::Restore;
-use super::context::Context;
-use super::{locations, units};
-use crate::error::Result;
+use crate::cli::args::Restore;
+use crate::cli::context::Context;
+use crate::cli::{locations, units};
+use crate::error::{Error, Kind, Result};
+use crate::format::record::{Item, Record};
+use crate::image::Image;
 use crate::restore::target::journal::{Begun, Journal};
 use crate::restore::target::progress::Bound;
 use crate::restore::target::{Guarded, Opened, Target, Wish, nbd, open};
@@ -13,9 +15,18 @@ use crate::restore::{Options, restore_image};
 use afterimage_nbd::uri::Uri;
 use serde_json::{Value, json};
 
-pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
-    let engine = context.engine()?;
-    let (record, item, image) = context.image(&engine, &args.backup)?;
+pub(super) fn run(
+    context: &Context,
+    args: &Restore,
+    record: &Record,
+    item: &Item,
+    image: &Image,
+) -> Result<u8> {
+    if args.into || args.delete || args.lossy || !args.only.is_empty() {
+        let words =
+            format!("{} is an image: --only, --into, --delete and --lossy are for shares", args.backup);
+        return Err(Error::new(Kind::Usage, words));
+    }
     let sector =
         item.source.get("sector").and_then(Value::as_u64).and_then(|sector| u32::try_from(sector).ok());
     let wish = Wish { size: image.len(), sector, force: args.force };
@@ -52,7 +63,7 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
     let fresh = verdict.create || verdict.set_size;
     let options = Options { fresh, differential: args.differential, verify: args.verify };
     let done = context.with_progress("restoring", |progress| {
-        restore_image(&image, &*target, &journal, options, progress, &context.cancel)
+        restore_image(image, &*target, &journal, options, progress, &context.cancel)
     })?;
     journal.complete()?;
     context.print(

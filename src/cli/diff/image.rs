@@ -1,18 +1,14 @@
-//! `diff`: what differs between two images.
+//! `diff` of two images: the ranges that differ.
 
-use super::args::Diff;
-use super::context::Context;
-use super::units;
+use crate::cli::context::Context;
+use crate::cli::units;
 use crate::error::Result;
-use crate::image::compare;
+use crate::image::{Image, compare};
 use serde_json::json;
 
-pub(super) fn run(context: &Context, args: &Diff) -> Result<u8> {
-    let engine = context.engine()?;
-    let (_, _, a) = context.image(&engine, &args.a)?;
-    let (_, _, b) = context.image(&engine, &args.b)?;
+pub(super) fn run(context: &Context, a: &Image, b: &Image) -> Result<u8> {
     let mut extents = Vec::new();
-    context.runtime().block_on(compare(&engine, a.map(), b.map(), &mut |range| extents.push(range)))?;
+    context.runtime().block_on(compare(a.engine(), a.map(), b.map(), &mut |range| extents.push(range)))?;
     let sum: u64 = extents.iter().map(|range| range.end - range.start).sum();
     context.print(
         || {
