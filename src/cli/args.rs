@@ -150,18 +150,22 @@ pub(super) enum KeyVerb {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 An NBD server's export is read as nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; with nbds, by TLS (tls-certificates=DIR holds
 ca-cert.pem, and client-cert.pem with client-key.pem; tls-hostname=NAME). What the server says is zero is not read. With
 bitmap=NAME only what is dirty in qemu's bitmap of that name is read; the rest is taken from the backup that --parent names, which has to be
 the one that was made when the bitmap was begun.
+With --each every source becomes a backup of its own. --metadata then holds one object for each, under the last name of its path: kept in its
+record, and where they are in it, \"name\" says what it is a backup of and \"time\" (RFC 3339) when it was so. Without a name there it is --name, or else the
+last name of the path. All of it is judged before the first is made.
 
 Examples:
   afterimage backup /dev/vg0/web01-snap --name web01 --tag site=ams
   afterimage backup boot=/dev/sda1 data=/dev/sdb --name db --metadata volume.json
   afterimage backup /srv/share --name share --exclude '*.tmp' --exclude-caches
   afterimage backup /dev/vg0/db-snap etc=/etc data=/srv/db --name db
+  afterimage backup /var/lib/manila-backups/* --each --metadata backups.json
   qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock' --name vm
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock&bitmap=since-monday' --name vm --parent vm@latest")]
@@ -170,8 +174,11 @@ pub(super) struct Backup {
     #[arg(required = true, value_name = "SOURCE")]
     pub(super) sources: Vec<String>,
     /// What it is a backup of
+    #[arg(long, required_unless_present = "each")]
+    pub(super) name: Option<String>,
+    /// Make a backup of its own of each source
     #[arg(long)]
-    pub(super) name: String,
+    pub(super) each: bool,
     /// The backup to compare with: the latest of this name unless given; none: nothing
     #[arg(long, value_name = "BACKUP|none")]
     pub(super) parent: Option<String>,
@@ -195,7 +202,7 @@ pub(super) struct Backup {
 }
 
 /// How directories are read.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct Directories {
     /// Leave out of directories what matches, as .gitignore has it: a name anywhere, or with a slash a path from the top;
     /// * ? [a-z] ** and a slash at the end for directories only; ! takes back

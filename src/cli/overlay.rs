@@ -41,7 +41,8 @@ pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
         let source = format!("{item}={}{separator}bitmap={WRITTEN}", found.uri);
         let job = Backup {
             sources: vec![source],
-            name,
+            name: Some(name),
+            each: false,
             parent: Some(backup.to_owned()),
             tags,
             metadata: None,

@@ -8,11 +8,12 @@
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::disk::Disk;
-use super::node::{Loaded, load};
+use super::node::{Loaded, load, parse};
 use super::pool::{Pool, Urgency};
 use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
+use crate::format::node::Child;
 use crate::format::{ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
@@ -221,14 +222,89 @@ impl Engine {
         let call = async move { load(&repository, kind, id, place).await };
         self.here_or_later(of, call, move |engine, answer| {
             match &answer {
-                Ok(node) => {
-                    engine.watch.nodes_opened.add(1);
-                    engine.nodes.insert(id, node.clone(), node.weight(), Hint::Demand);
-                }
+                Ok(node) => engine.keep_node(id, node),
                 Err(error) => engine.lose(id, error),
             }
             drop(lead.finish(answer));
         });
+    }
+
+    /// Has nodes fetched that are not here and that nobody fetches yet, neighbours together. Waits for none of them, and forgets errors: who
+    /// needs the node meets them again.
+    pub(super) fn expect_nodes(self: &Arc<Self>, kind: SealKind, mut wanted: Vec<Child>) {
+        wanted.sort_unstable_by_key(|child| child.place);
+        let mut groups: Vec<Vec<(NodeLead, Place)>> = Vec::new();
+        for child in wanted.into_iter().filter(|child| self.node_now(child.id).is_none()) {
+            let Flight::Lead(lead) = self.node_flights.join(child.id) else { continue };
+            let near = |group: &&mut Vec<(NodeLead, Place)>| match (group.first(), group.last()) {
+                (Some((_, first)), Some((_, last))) => are_near(first, last, &child.place),
+                _ => true,
+            };
+            match groups.last_mut().filter(near) {
+                Some(group) => group.push((lead, child.place)),
+                None => groups.push(vec![(lead, child.place)]),
+            }
+        }
+        for group in groups {
+            let engine = Arc::clone(self);
+            self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_nodes(kind, group)));
+        }
+    }
+
+    /// On a thread of the pool.
+    fn fetch_nodes(self: Arc<Self>, kind: SealKind, group: Vec<(NodeLead, Place)>) {
+        let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { return };
+        let (pack, start, end) = (first.pack, first.offset, last.end());
+        let of = Asked::Pack(pack);
+        if !self.pool.admits(of) {
+            let engine = Arc::clone(&self);
+            let later = Box::new(move || engine.fetch_nodes(kind, group));
+            return self.pool.park(of, Urgency::Now, later);
+        }
+        let repository = Arc::clone(&self.repository);
+        let get = async move { repository.get_sealed(pack, start.into()..end).await };
+        let here = std::thread::current().id();
+        self.here_or_later(of, get, move |engine, answer| {
+            if std::thread::current().id() == here {
+                return engine.open_nodes(kind, group, start, answer);
+            }
+            let again = Arc::clone(engine);
+            engine.pool.submit(Urgency::Now, Box::new(move || again.open_nodes(kind, group, start, answer)));
+        });
+    }
+
+    fn open_nodes(
+        self: &Arc<Self>,
+        kind: SealKind,
+        group: Vec<(NodeLead, Place)>,
+        start: u32,
+        answer: Result<Bytes>,
+    ) {
+        for (lead, place) in group {
+            let id = *lead.key();
+            let at = (place.offset - start) as usize;
+            let opened = answer.as_ref().ok().and_then(|bytes| {
+                let sealed = bytes.slice(at..at + place.len as usize);
+                let plain = self.repository.open_chunk(kind, id, place, &sealed).ok()?;
+                parse(&self.repository, kind, id, plain).ok()
+            });
+            match opened {
+                Some(node) => {
+                    self.keep_node(id, &node);
+                    drop(lead.finish(Ok(node)));
+                }
+                // By itself, and wherever else it may be.
+                None => {
+                    let engine = Arc::clone(self);
+                    self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(kind, lead, place)));
+                }
+            }
+        }
+    }
+
+    fn keep_node(&self, id: ChunkId, node: &Loaded) {
+        self.watch.nodes_opened.add(1);
+        self.nodes.insert(id, node.clone(), node.weight(), Hint::Demand);
     }
 
     /// On a thread of the pool. A store that answers at once (a local one does, in its own time) is answered for here and now;
@@ -459,8 +535,13 @@ impl Engine {
 /// Whether `next` can be fetched with the group.
 fn goes_with(group: &[(ChunkLead, Wanted)], next: &Wanted) -> bool {
     let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { return true };
-    let gap = u64::from(next.place.offset).checked_sub(last.place.end());
-    next.place.pack == first.place.pack
+    are_near(&first.place, &last.place, &next.place)
+}
+
+/// Whether what lies at `next` can be fetched with what lies from `first` to `last`.
+fn are_near(first: &Place, last: &Place, next: &Place) -> bool {
+    let gap = u64::from(next.offset).checked_sub(last.end());
+    next.pack == first.pack
         && gap.is_some_and(|gap| gap <= GAP_MAX)
-        && next.place.end() - u64::from(first.place.offset) <= GROUP_LEN_MAX
+        && next.end() - u64::from(first.offset) <= GROUP_LEN_MAX
 }

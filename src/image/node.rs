@@ -79,7 +79,11 @@ pub(super) async fn load(
     id: ChunkId,
     place: Place,
 ) -> Result<Loaded> {
-    let plain = repository.chunk(kind, id, place).await?;
+    parse(repository, kind, id, repository.chunk(kind, id, place).await?)
+}
+
+/// Parses an opened node and holds it to its id.
+pub(super) fn parse(repository: &Repository, kind: SealKind, id: ChunkId, plain: Verified) -> Result<Loaded> {
     match kind {
         SealKind::Tree => {
             let node = repository.parse_tree(id, plain.bytes())?;

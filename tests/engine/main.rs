@@ -18,6 +18,7 @@ mod hostile_trees;
 mod random;
 mod restoring;
 mod restoring_trees;
+mod round_trips;
 mod seen;
 mod shares;
 mod sources;

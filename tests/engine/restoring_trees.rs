@@ -310,6 +310,7 @@ fn r3_the_source_and_the_repository_are_refused_however_they_are_reached() {
     }
     assert!(look(&source).paths.len() == 2 && look(&repository).paths.len() == 1, "nothing was written");
     assert!(onto(&source.join("new"), true).is_ok());
+    assert!(onto(&dir.path().join("beside both"), false).is_ok(), "what is to be made holds nothing");
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn sets_show_images_and_trees_side_by_side() {
         assert_eq!(fs::read(at.join("disk")).expect("read"), vec![7; 100_000]);
         assert!(fs::read_to_string(at.join("backup.json")).expect("read").contains("\"set\""));
         assert!(is_root() && !at.join("nothing").exists());
-        let said = run_tool("ls", &["-la", at.to_str().expect("text")]);
+        let said = run_tool("ls", &["-la", &format!("{}/", at.display())]);
         assert!(said.text().contains("disk") && said.text().contains("files"), "{said}");
     });
 }

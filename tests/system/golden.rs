@@ -1,7 +1,7 @@
 //! Repositories that a released version made are read forever, and go on being used.
 //!
 //! `tests/golden/vN-*` were made by the build that was current when format N came, and are never made anew; beside each lies what
-//! `list --json` said of it then. A build that has to change one of these files has broken its users.
+//! `list --json` said of it then, and for shares what digests their files have. A build that has to change one of these files has broken its users.
 
 use crate::common::images::{digest_of, file, mixed};
 use crate::common::{Sandbox, files_under, tool};
@@ -45,15 +45,33 @@ fn assert_reads_as_then(kind: &str, flags: &[&str]) {
     for record in then.as_array().expect("records") {
         let id = record["id"].as_str().expect("an id");
         let items = record["items"].as_array().expect("items");
-        for item in items {
+        for item in items.iter().filter(|item| item["kind"] == "image") {
             let name = item["name"].as_str().expect("a name");
             let image = if items.len() > 1 { format!("{id}/{name}") } else { id.to_owned() };
             let got = with(&["cat", &image]).stdout;
             assert_eq!(Some(digest_of(&got).as_str()), item["sha256"].as_str(), "{kind}: {image}");
         }
     }
+    for (tree, files) in files_of_trees(kind) {
+        for (path, digest) in files.as_object().expect("files") {
+            let got = with(&["cat", &tree, path]).stdout;
+            assert_eq!(Some(digest_of(&got).as_str()), digest.as_str(), "{kind}: {tree}: {path}");
+        }
+    }
     let _ = with(&["check", "--read-data"]);
     assert_eq!(files_under(&sand.repo()), before, "reading wrote something");
+}
+
+/// The digests of files in the trees of a golden repository, if it has some.
+fn files_of_trees(kind: &str) -> serde_json::Map<String, Value> {
+    let said = std::fs::read(format!("{GOLDEN}/{kind}.files.json"));
+    said.map_or_else(|_| Default::default(), |said| serde_json::from_slice(&said).expect("JSON"))
+}
+
+#[test]
+fn p10_x11_a_golden_repository_of_shares_reads_as_it_did() {
+    assert!(!files_of_trees("v1-share").is_empty());
+    assert_reads_as_then("v1-share", &[]);
 }
 
 #[test]

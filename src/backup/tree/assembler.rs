@@ -110,6 +110,14 @@ impl<'a, 'b> Assembler<'a, 'b> {
                     draft.sighting.spot = draft.sighting.spot.map(|_| look.spot());
                     mark(&mut draft, changed);
                     let content = map.finish(self.writer)?;
+                    if !changed && content.len() != look.size {
+                        let (stored, name) = (content.len(), draft.entry.name.escape_ascii().to_string());
+                        let words = format!(
+                            "of {name}, {stored} of {} bytes were taken over: this is a bug",
+                            look.size
+                        );
+                        return Err(Error::new(Kind::Unsupported, words));
+                    }
                     return self.made(*draft, Content::File(content));
                 }
             }

@@ -78,6 +78,8 @@ impl Large<'_, '_> {
                     at = hole_until;
                 }
                 if data.is_none() {
+                    // Where the file ends in data, the last of it is still in our hands.
+                    self.hand_on(&mut run, true);
                     return Ok(at);
                 }
                 // Punched since we asked for data: a read gives its zeros as well.

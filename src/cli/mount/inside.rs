@@ -6,7 +6,7 @@ use super::tree::{Dir, translate};
 use crate::error::Result;
 use crate::format::tree::{Attributes, Content, Entry as TreeEntry};
 use crate::image::tree::Member;
-use crate::view::{Folder, Inside, Node, Share};
+use crate::view::{Folder, Inside, Node, Share, View};
 use afterimage_mountd::error::Kind as MountKind;
 use afterimage_mountd::tree::{Answer, Attr, DirEntry, Entry, FOREVER, NodeKind, OpenDir, Page, Time};
 use bytes::Bytes;
@@ -25,6 +25,15 @@ pub(super) enum Here {
 }
 
 impl Here {
+    /// What lies in a tree, if the node does.
+    pub(super) fn of(view: &View, node: &Node) -> Option<Here> {
+        match node {
+            Node::Tree(shown, number) => view.share(shown, *number).ok().map(Here::Top),
+            Node::Inside(inside) => Some(Here::Inside(inside.clone())),
+            _ => None,
+        }
+    }
+
     fn number(&self) -> u64 {
         match self {
             Here::Top(share) => share.number(),

@@ -56,7 +56,7 @@ impl Tree for Mounted {
         let Some(name) = name.to_str().map(str::to_owned) else { return missing() };
         let (dir, owner) = (dir.clone(), self.owner());
         self.look().then(move |look| match look.contents.lookup(&dir, &name) {
-            Some(node) => owner.attr_of(&look, &node).then(move |attr| {
+            Some(node) => owner.shown(&look, &node).then(move |attr| {
                 let keeps = keeps(&dir);
                 Answer::now(Entry { node, attr, keeps })
             }),
@@ -196,13 +196,8 @@ struct Owner {
 }
 
 impl Mounted {
-    /// What lies in a tree, if the node does.
     fn inside(&self, node: &Node) -> Option<Here> {
-        match node {
-            Node::Tree(shown, number) => self.view.share(shown, *number).ok().map(Here::Top),
-            Node::Inside(inside) => Some(Here::Inside(inside.clone())),
-            _ => None,
-        }
+        Here::of(&self.view, node)
     }
 
     fn owner(&self) -> Owner {
@@ -222,6 +217,14 @@ impl Mounted {
 }
 
 impl Owner {
+    /// What `stat` shows of any node; what lies in a tree has owners of its own.
+    fn shown(self, look: &Look, node: &Node) -> Answer<Attr> {
+        match Here::of(&look.view, node) {
+            Some(here) => here.attr(),
+            None => self.attr_of(look, node),
+        }
+    }
+
     fn attr_of(self, look: &Look, node: &Node) -> Answer<Attr> {
         let Some(facts) = look.contents.facts(node) else { return missing() };
         let Node::Record(shown) = node else { return Answer::now(self.attr(&facts, node)) };

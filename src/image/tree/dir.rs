@@ -118,6 +118,12 @@ impl Dir {
         Some(Ok(page))
     }
 
+    /// Has the first nodes of the directories among these entries fetched, neighbours together, without waiting for them: for who will look
+    /// into all of them.
+    pub fn expect_below(&self, page: &[Member]) {
+        self.engine.expect_nodes(SealKind::Tree, page.iter().filter_map(Member::node_below).collect());
+    }
+
     fn append(&self, page: &mut Vec<Member>, leaf: &Leaf, from: u64, max: usize) {
         let rows = usize::try_from(leaf.part.node.rows()).unwrap_or(usize::MAX);
         let first = usize::try_from(from - leaf.before).unwrap_or(usize::MAX);

@@ -136,6 +136,13 @@ impl Member {
         Ok(Some(Dir::new(Arc::clone(&self.engine), below, self.depth + 1)))
     }
 
+    fn node_below(&self) -> Option<Child> {
+        match self.entry().content {
+            Content::Directory(below) => below.map(|below| below.child),
+            _ => None,
+        }
+    }
+
     /// Its bytes, if it is a regular file.
     pub fn file(&self) -> Option<File> {
         let Content::File(content) = &self.entry().content else { return None };

@@ -69,6 +69,13 @@ impl SeenDir {
         Ok(self.leaf.as_ref().and_then(|leaf| leaf.get(name)))
     }
 
+    /// Whoever asks for names in order will soon come to what lies below them.
+    fn expect_below(&self, members: &[Member], rows: &[Sighting]) {
+        let nodes = members.iter().filter_map(Member::node_below);
+        let beside = rows.iter().filter_map(|row| row.below);
+        self.dir.engine().expect_nodes(SealKind::Tree, nodes.chain(beside).collect());
+    }
+
     /// The leaf that would have the name, and the sightings beside it.
     async fn load(&self, name: &[u8]) -> Result<Option<SeenLeaf>> {
         let Some(mut here) = self.dir.start() else { return Ok(None) };
@@ -85,6 +92,7 @@ impl SeenDir {
                 Step::Leaf(leaf) => {
                     let count = usize::try_from(leaf.part.node.rows()).unwrap_or(0);
                     let members: Vec<Member> = (0..count).map(|row| self.dir.member(&leaf, row)).collect();
+                    self.expect_below(&members, &rows);
                     let last = members.last().map(|last| last.name().clone()).unwrap_or_default();
                     return Ok(Some(SeenLeaf { members, rows, last }));
                 }

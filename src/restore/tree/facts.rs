@@ -119,12 +119,15 @@ pub(super) fn look(
     match stat_path(path) {
         Ok(stat) if What::of(&stat) != What::Directory => {
             let parent = open_directory(parent_of(path)).context(looking)?;
-            let facts = Facts { what: What::of(&stat), ..gather(machine, path, &parent, guarded, source)? };
+            let facts = Facts {
+                what: What::of(&stat),
+                ..gather(machine, path, Seen::Around(&parent), guarded, source)?
+            };
             Ok(Looked { facts, folder: Folder::new(parent.into()), to_make: None })
         }
         Ok(_) => {
             let directory = open_directory(path).context(looking)?;
-            let facts = gather(machine, path, &directory, guarded, source)?;
+            let facts = gather(machine, path, Seen::Itself(&directory), guarded, source)?;
             let folder = Folder::new(directory.into());
             let is_empty = folder.is_empty(|name| name == LOST_AND_FOUND).context(looking)?;
             let begun = Marker::read(&folder);
@@ -133,7 +136,7 @@ pub(super) fn look(
         Err(Errno::NOENT) => {
             use std::os::unix::ffi::OsStrExt;
             let parent = open_directory(parent_of(path)).context(looking)?;
-            let facts = gather(machine, path, &parent, guarded, source)?;
+            let facts = gather(machine, path, Seen::Around(&parent), guarded, source)?;
             let name = path.file_name().map(|name| name.as_bytes().to_owned());
             let is_link = name
                 .as_deref()
@@ -146,14 +149,26 @@ pub(super) fn look(
     }
 }
 
-/// The facts of an open directory, taken for an empty one.
+/// What was opened to look at.
+enum Seen<'a> {
+    /// The target.
+    Itself(&'a File),
+    /// The directory in which it is to be made: nothing lies inside of the target.
+    Around(&'a File),
+}
+
+/// The facts of a directory, taken for an empty one.
 fn gather(
     machine: &Machine,
     path: &Path,
-    directory: &File,
+    seen: Seen<'_>,
     guarded: Guarded<'_>,
     source: Option<&Path>,
 ) -> Result<Facts> {
+    let (directory, is_there) = match seen {
+        Seen::Itself(directory) => (directory, true),
+        Seen::Around(directory) => (directory, false),
+    };
     let looking = || format!("look at the target {}", path.display());
     let stat = stat_fd(directory).context(looking)?;
     let kind = rustix::fs::fstatfs(directory).context(looking)?;
@@ -172,7 +187,9 @@ fn gather(
     let denied = rustix::fs::accessat(directory, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     let repository = guarded.repository.filter(|repository| repository.is_dir());
     let inside = |outer: Option<&Path>| outer.map_or(Ok(false), |outer| lies_inside(&real, outer));
-    let holds = |inner: Option<&Path>| inner.map_or(Ok(false), |inner| lies_inside(inner, &real));
+    let holds = |inner: Option<&Path>| {
+        inner.filter(|_| is_there).map_or(Ok(false), |inner| lies_inside(inner, &real))
+    };
     Ok(Facts {
         path: path.to_owned(),
         what: What::Directory,
@@ -189,7 +206,7 @@ fn gather(
         denied: denied.is_err(),
         is_empty: true,
         begun: None,
-        is_source: is_source(&real, guarded.source, source)?,
+        is_source: is_source(&real, guarded.source, source.filter(|_| is_there))?,
         in_repository: inside(repository)?,
         holds_repository: holds(repository)?,
         in_own_mount: mount.as_ref().is_some_and(is_own),

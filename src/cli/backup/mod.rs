@@ -3,6 +3,8 @@
 //! Opens the sources, refuses those that lie in the repository itself, says (or with `init --separate` refuses) when they share a disk with it, and
 //! reads tags and metadata. The rest is `backup::run`.
 
+mod each;
+
 use super::args::{Backup, Directories};
 use super::context::Context;
 use super::units;
@@ -10,6 +12,7 @@ use crate::backup::{Input, ItemSource, Job, Parent, run as back_up};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::record::{Record, is_name};
 use crate::format::shown::to_json;
+use crate::image::Engine;
 use crate::repo::refs::Reference;
 use crate::source;
 use crate::source::directory::{Directory, Excludes, Options};
@@ -17,6 +20,7 @@ use afterimage_nbd::uri::Uri;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The longest file of metadata that is read.
 const METADATA_LEN_MAX: u64 = 2 << 20;
@@ -34,46 +38,43 @@ pub(super) enum Began {
 }
 
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
-    run_from(context, args, Began::Claimed)
+    match args.each {
+        true => each::run(context, &args),
+        false => run_from(context, args, Began::Claimed),
+    }
 }
 
 pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<u8> {
-    let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = args.metadata.as_deref().map(read_metadata).transpose()?.unwrap_or_default();
-    let with_bitmap = whose_bitmap(&args)? && began == Began::Claimed;
+    let _bitmap = whose_bitmap(&args)?;
     let engine = context.writer_engine()?;
-    let items = open_sources(context, &args, began)?;
+    let record = make(context, &engine, &args, metadata, began)?;
+    context.print(|| to_json(&record), || summary(context, &record))?;
+    Ok(code_of(&record))
+}
+
+/// All of it was done unless something could not be read.
+fn code_of(record: &Record) -> u8 {
+    u8::from(!record.unread.is_empty())
+}
+
+/// Makes one backup, and tells what it came by.
+fn make(
+    context: &Context,
+    engine: &Arc<Engine>,
+    args: &Backup,
+    metadata: Map<String, Value>,
+    began: Began,
+) -> Result<Record> {
+    let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
+    let name = args.name.clone().unwrap_or_default();
+    let items = open_sources(context, args, began)?;
     same_disk(context, &items, engine.repository().config.separate)?;
-    let parent = match args.parent.as_deref() {
-        None => Parent::Latest,
-        Some("none") => Parent::None,
-        Some(text) => {
-            let reference = Reference::parse(text)?;
-            let record = context.runtime().block_on(engine.repository().find(&reference))?;
-            if with_bitmap && record.name != args.name {
-                let words = format!(
-                    "a backup named {} takes what its bitmap calls unchanged from its own past, not from {text}, which is named {}",
-                    args.name, record.name
-                );
-                return Err(Error::new(Kind::Refused, words).hint("name a --parent of the same --name"));
-            }
-            Parent::Of(record.id)
-        }
-    };
-    let job = Job {
-        name: args.name,
-        items,
-        parent,
-        time: args.time,
-        tags,
-        metadata,
-        level: args.level,
-        digest: args.digest,
-        memory: context.global.memory,
-        copy_of: None,
-    };
+    let parent = parent(context, engine, args, began)?;
+    let (time, level, digest, memory) = (args.time, args.level, args.digest, context.global.memory);
+    let job = Job { name, items, parent, time, tags, metadata, level, digest, memory, copy_of: None };
     let record = context.with_progress("backing up", |progress| {
-        back_up(&engine, context.runtime(), job, progress, &context.cancel)
+        back_up(engine, context.runtime(), job, progress, &context.cancel)
     })?;
     for item in record.items.iter().filter(|item| item.changed_while_read) {
         context.say(format!("{} was written to while it was read; the record says so", item.name));
@@ -81,8 +82,26 @@ pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<
     for path in record.unread.iter().take(SHOWN_MAX) {
         context.say(format!("{path} could not be read and is not in the backup"));
     }
-    context.print(|| to_json(&record), || summary(context, &record))?;
-    Ok(if record.unread.is_empty() { 0 } else { 1 })
+    Ok(record)
+}
+
+/// What the new backup is compared with.
+fn parent(context: &Context, engine: &Arc<Engine>, args: &Backup, began: Began) -> Result<Parent> {
+    let text = match args.parent.as_deref() {
+        None => return Ok(Parent::Latest),
+        Some("none") => return Ok(Parent::None),
+        Some(text) => text,
+    };
+    let record = context.runtime().block_on(engine.repository().find(&Reference::parse(text)?))?;
+    let name = args.name.as_deref().unwrap_or_default();
+    if whose_bitmap(args)? && began == Began::Claimed && record.name != name {
+        let words = format!(
+            "a backup named {name} takes what its bitmap calls unchanged from its own past, not from {text}, which is named {}",
+            record.name
+        );
+        return Err(Error::new(Kind::Refused, words).hint("name a --parent of the same --name"));
+    }
+    Ok(Parent::Of(record.id))
 }
 
 /// People get the id on standard output, for scripts, and the rest beside it.
