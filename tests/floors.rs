@@ -28,7 +28,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("memmap2", &["repo/segments/map.rs"]),
     ("sled", &["repo/state"]),
     ("aws_lc_rs::aead", &["seal"]),
-    ("zstd", &["seal"]),
+    ("zstd", &["seal", "foreign/cinder/stored"]),
+    ("zlib_rs", &["foreign/cinder/stored"]),
+    ("md5", &["foreign/cinder/layers.rs"]),
+    ("base64", &["foreign/cinder/document/record.rs"]),
     ("argon2", &["seal"]),
     ("clap", &["cli"]),
 ];
@@ -43,6 +46,8 @@ const TOUCH_FILES: &[(&str, &str)] = &[
     ("image/disk.rs", "the disk tier of the chunk cache"),
     ("image/whole.rs", "whole images as plain files beside it"),
     ("repo/state", "this machine's copies of small objects"),
+    ("foreign/cinder/index.rs", "this machine's copy of what others' documents say"),
+    ("foreign/cinder/stored/points.rs", "places to begin at in what others compressed"),
     ("upkeep/check.rs", "a folder for what outgrows memory, gone with the check"),
     ("cli", "password files, metadata, the control socket"),
 ];

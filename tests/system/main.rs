@@ -5,7 +5,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../mount/world.rs"]
+mod world;
+
 mod bad_luck;
+mod cinder;
 mod damage;
 mod foreign;
 mod golden;
