@@ -74,7 +74,7 @@ pub fn run(
 ) -> Result<Record> {
     let started = Instant::now();
     judge(&job)?;
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     let time = job.time.unwrap_or_else(clock::now_in_seconds);
     let parent = runtime.block_on(find_parent(engine, &job))?;
     let known = Arc::new(runtime.block_on(repository.known()).context(|| "read what the repository has")?);
@@ -159,8 +159,8 @@ pub fn run(
 
 /// The backup is listed; what makes the next listing faster may fail without harm.
 fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
-    let repository = engine.repository();
     let done = runtime.block_on(async {
+        let repository = engine.repository()?;
         repository.merge_indexes().await?;
         repository.merge_catalogue().await
     });
@@ -195,7 +195,7 @@ fn judge(job: &Job) -> Result<()> {
 }
 
 async fn find_parent(engine: &Arc<Engine>, job: &Job) -> Result<Option<Record>> {
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     match job.parent {
         Parent::None => Ok(None),
         Parent::Of(id) => repository.record(id).await.map(Some),

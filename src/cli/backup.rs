@@ -39,13 +39,13 @@ pub(super) fn run_from(context: &Context, args: Backup, began: Began) -> Result<
     let with_bitmap = whose_bitmap(&args)? && began == Began::Claimed;
     let engine = context.writer_engine()?;
     let items = open_sources(context, &args.sources, began)?;
-    same_disk(context, &items, engine.repository().config.separate)?;
+    same_disk(context, &items, engine.repository()?.config.separate)?;
     let parent = match args.parent.as_deref() {
         None => Parent::Latest,
         Some("none") => Parent::None,
         Some(text) => {
             let reference = Reference::parse(text)?;
-            let record = context.runtime().block_on(engine.repository().find(&reference))?;
+            let record = context.runtime().block_on(engine.repository()?.find(&reference))?;
             if with_bitmap && record.name != args.name {
                 let words = format!(
                     "a backup named {} takes what its bitmap calls unchanged from its own past, not from {text}, which is named {}",

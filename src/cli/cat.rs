@@ -11,8 +11,8 @@ use std::os::fd::AsFd;
 static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 
 pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
-    let engine = context.engine()?;
-    let (_, _, image) = context.image(&engine, &args.backup)?;
+    let library = context.library()?;
+    let (_, _, image) = context.image(&*library, &args.backup)?;
     let start = args.offset;
     let end = args.length.map_or(image.len(), |length| start.saturating_add(length));
     if start > image.len() || end > image.len() {

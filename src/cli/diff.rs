@@ -8,11 +8,11 @@ use crate::image::compare;
 use serde_json::json;
 
 pub(super) fn run(context: &Context, args: &Diff) -> Result<u8> {
-    let engine = context.engine()?;
-    let (_, _, a) = context.image(&engine, &args.a)?;
-    let (_, _, b) = context.image(&engine, &args.b)?;
+    let library = context.library()?;
+    let (_, _, a) = context.image(&*library, &args.a)?;
+    let (_, _, b) = context.image(&*library, &args.b)?;
     let mut extents = Vec::new();
-    context.runtime().block_on(compare(&engine, a.map(), b.map(), &mut |range| extents.push(range)))?;
+    context.runtime().block_on(compare(&a, &b, &mut |range| extents.push(range)))?;
     let sum: u64 = extents.iter().map(|range| range.end - range.start).sum();
     context.print(
         || {

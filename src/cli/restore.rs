@@ -14,8 +14,8 @@ use afterimage_nbd::uri::Uri;
 use serde_json::{Value, json};
 
 pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
-    let engine = context.engine()?;
-    let (record, item, image) = context.image(&engine, &args.backup)?;
+    let library = context.library()?;
+    let (record, item, image) = context.image(&*library, &args.backup)?;
     let sector =
         item.source.get("sector").and_then(Value::as_u64).and_then(|sector| u32::try_from(sector).ok());
     let wish = Wish { size: image.len(), sector, force: args.force };

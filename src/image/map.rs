@@ -199,7 +199,7 @@ enum Step {
 
 /// Fetches one node; used by the engine.
 pub(super) async fn fetch_node(engine: &Engine, id: ChunkId, place: Place) -> Result<Arc<Node>> {
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     let plain = repository.chunk(SealKind::Node, id, place).await?;
     Ok(Arc::new(repository.parse_node(id, &plain)?))
 }

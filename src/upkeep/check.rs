@@ -91,7 +91,7 @@ pub fn check(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Report> {
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     // In the order opposite to publication: what becomes visible meanwhile is not blamed for packs that were not listed yet.
     let listing = runtime.block_on(repository.list_records())?;
     let indexes = runtime.block_on(repository.index_objects())?;
