@@ -89,7 +89,7 @@ pub fn run(
         let before = parent.as_ref().and_then(|parent| Some((parent, map_of(parent, &item.name)?)));
         let (source, map) = match before {
             Some((parent, map)) if parent.repository != repository.id() => {
-                let image = Image::new(engine.home(parent.repository)?, map);
+                let image = Image::new(engine.of_backup(parent.id), map);
                 let over = Over::new(item.source, image, runtime.clone());
                 (Box::new(over) as Box<dyn Source>, None)
             }

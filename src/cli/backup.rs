@@ -3,6 +3,7 @@
 //! Opens the sources, refuses those that lie in the repository itself, says (or with `init --separate` refuses) when they share a disk with it, and
 //! reads tags and metadata. The rest is `backup::run`.
 
+use super::adopt;
 use super::args::Backup;
 use super::context::Context;
 use super::units;
@@ -30,6 +31,12 @@ pub(super) enum Began {
 }
 
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
+    if args.sources.iter().any(|source| adopt::is_meant(source)) {
+        return adopt::run(context, &args);
+    }
+    if args.chain {
+        return Err(Error::new(Kind::Usage, "--chain is for backups of Cinder's: cinder:DIR#BACKUP"));
+    }
     run_from(context, args, Began::Claimed)
 }
 

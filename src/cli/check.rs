@@ -70,6 +70,7 @@ fn of_cinder(context: &Context, args: &Check, container: &cinder::Container) -> 
         packs: report.objects,
         packs_read: report.objects_read,
         bytes_read: report.bytes_read,
+        unchecked: 0,
         notes: Vec::new(),
     })
 }

@@ -49,6 +49,7 @@ pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
             time: None,
             level: LEVEL_DEFAULT,
             digest: false,
+            chain: false,
         };
         // It lies on that backup, so what was not written is what that one holds.
         backup::run_from(context, job, Began::Known)

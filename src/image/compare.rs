@@ -5,11 +5,15 @@ use super::engine::Engine;
 use super::foreign::{STEP, range_of};
 use super::map::Map;
 use super::origin::Origin;
-use super::{Image, Leaf, Stretch, Whence};
-use crate::error::{Error, Kind, Result};
+use super::{Image, Leaf, Stretch, Whence, join};
+use crate::error::Result;
 use crate::format::node::{Shape, span};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Bytes that are compared at a time, and what is said to differ as a whole, where bytes have to be compared.
+const PIECE: u64 = 1 << 20;
+const BLOCK: usize = 4096;
 
 /// Calls `differs` for every range, in order and not touching, in which the images may differ: to the chunk where both are cut alike.
 /// Beyond the end of the shorter one, all differs.
@@ -26,17 +30,15 @@ pub async fn compare(a: &Image, b: &Image, differs: &mut (dyn FnMut(Range<u64>) 
     let end = a.len().min(b.len());
     if a.id() != b.id() || a.len() != b.len() {
         match (&a.whence, &b.whence) {
-            (Whence::Map(a_map), Whence::Map(b_map)) => {
+            (Whence::Map(a_map), Whence::Map(b_map)) if a.engine.home() == b.engine.home() => {
                 let mut at = 0;
                 while at < end {
                     at = step(&a.engine, a_map, b_map, at, end, &mut report).await?;
                 }
             }
             (Whence::Origin(a), Whence::Origin(b)) => compare_origins(&**a, &**b, end, &mut report).await?,
-            _ => {
-                let words = "compare two images: another program wrote one of them";
-                return Err(Error::new(Kind::Unsupported, words));
-            }
+            // What one repository calls a chunk says nothing to another, or to who wrote for another program.
+            _ => compare_bytes(a, b, end, &mut report).await?,
         }
     }
     if a.len() != b.len() {
@@ -44,6 +46,34 @@ pub async fn compare(a: &Image, b: &Image, differs: &mut (dyn FnMut(Range<u64>) 
     }
     if let Some(last) = pending {
         differs(last);
+    }
+    Ok(())
+}
+
+/// Reads both, but for what is zero in both.
+async fn compare_bytes(
+    a: &Image,
+    b: &Image,
+    end: u64,
+    report: &mut (dyn FnMut(Range<u64>) + Send),
+) -> Result<()> {
+    let mut at = 0;
+    while at < end {
+        let (left, right) = (a.extent(at, end).await?, b.extent(at, end).await?);
+        let until = left.range.end.min(right.range.end);
+        if !left.data && !right.data {
+            at = until;
+            continue;
+        }
+        // OK: no longer than a piece.
+        let len = (until - at).min(PIECE) as usize;
+        let (left, right) = (a.read_aside(at, len).await.map(join)?, b.read_aside(at, len).await.map(join)?);
+        for (here, (left, right)) in (at..).step_by(BLOCK).zip(left.chunks(BLOCK).zip(right.chunks(BLOCK))) {
+            if left != right {
+                report(here..here + left.len() as u64);
+            }
+        }
+        at += len as u64;
     }
     Ok(())
 }

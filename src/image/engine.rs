@@ -177,7 +177,6 @@ impl Engine {
             homes: Mutex::default(),
         }
     }
-    }
 
     /// What waits for its stores.
     pub fn runtime(&self) -> &Handle {

@@ -276,7 +276,7 @@ impl Check<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let there = InHome::new(engine.home(record.repository)?, self.runtime, cancel);
+            let there = InHome::new(engine.of_backup(record.id), self.runtime, cancel);
             match there.check(&record, options.read_percent > 0.0) {
                 Ok(lost) => {
                     self.report.backups_ok += u64::from(lost.is_empty());

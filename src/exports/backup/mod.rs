@@ -82,7 +82,7 @@ impl BackupExport {
             ..Info::read_only(image.len())
         };
         let (id, item) = (pick.backup.id, pick.image().name.clone());
-        Ok(BackupExport { id, item, image, info, streams: Streams::default(), since, traffic })
+        BackupExport { id, item, image, info, streams: Streams::default(), since, traffic }
     }
 
     /// Which backup it belongs to.
