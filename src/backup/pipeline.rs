@@ -79,7 +79,7 @@ pub(super) fn back_up_item(
     writer: &mut Writer,
     source: Box<dyn Source>,
 ) -> Result<ItemDone> {
-    let chunk = plan.engine.repository().config.chunk_size as usize;
+    let chunk = plan.engine.repository()?.config.chunk_size as usize;
     let run_len = RUN_LEN.max(chunk);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let buffers = runs_under_way(workers, plan.memory, chunk, run_len);
@@ -140,7 +140,7 @@ fn judge_all(
     to: &Sender<(u64, Done)>,
 ) -> Result<()> {
     let mut judge =
-        Judge { keys: &plan.engine.repository().keys, known: plan.known, seal: Seal::new(plan.level)? };
+        Judge { keys: &plan.engine.repository()?.keys, known: plan.known, seal: Seal::new(plan.level)? };
     for (number, pack, work) in from {
         let done = match work {
             Work::Run(run) => judge.run_or_say_why(run, pack, chunk),

@@ -101,7 +101,7 @@ pub fn run(
 ) -> Result<Record> {
     let started = Instant::now();
     judge(&job)?;
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     let time = job.time.unwrap_or_else(clock::now_in_seconds);
     let parent = runtime.block_on(find_parent(engine, &job))?;
     let known = Arc::new(runtime.block_on(repository.known()).context(|| "read what the repository has")?);
@@ -123,7 +123,7 @@ pub fn run(
             Input::Tree(directory) => {
                 let parent = before.filter(|_| is_here).and_then(|(_, before)| tree_of(engine, before));
                 let plan =
-                    TreePlan { engine, runtime, known: &known, parent, level, memory, progress, cancel };
+                    TreePlan { repository, runtime, known: &known, parent, level, memory, progress, cancel };
                 let done = back_up_tree(&plan, &mut writer, &directory);
                 let mut done = done.context(|| format!("back up {}", directory.facts().name))?;
                 stats.bytes_read += done.bytes_read;
@@ -136,7 +136,7 @@ pub fn run(
         let before = before.and_then(|(parent, before)| Some((parent, map_of(before)?)));
         let (source, parent) = match before {
             Some((parent, map)) if !is_here => {
-                let image = Image::new(engine.home(parent.repository)?, map);
+                let image = Image::new(engine.of_backup(parent.id), map);
                 (Box::new(Over::new(source, image, runtime.clone())) as Box<dyn Source>, None)
             }
             before => (source, before.map(|(_, map)| map)),
@@ -196,8 +196,8 @@ pub fn run(
 
 /// The backup is listed; what makes the next listing faster may fail without harm.
 fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
-    let repository = engine.repository();
     let done = runtime.block_on(async {
+        let repository = engine.repository()?;
         repository.merge_indexes().await?;
         repository.merge_catalogue().await
     });
@@ -232,7 +232,7 @@ fn judge(job: &Job) -> Result<()> {
 }
 
 async fn find_parent(engine: &Arc<Engine>, job: &Job) -> Result<Option<Record>> {
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     match job.parent {
         Parent::None => Ok(None),
         Parent::Of(id) => repository.record(id).await.map(Some),

@@ -17,7 +17,7 @@ pub(super) fn take_over(
     len: u64,
     set: &mut dyn FnMut(u8, u64, Child) -> Result<()>,
 ) -> Result<u64> {
-    let chunk = plan.engine.repository().config.chunk_size;
+    let chunk = plan.engine.repository()?.config.chunk_size;
     let end = offset + len;
     let mut at = offset;
     let mut taken = 0;

@@ -159,6 +159,8 @@ the one that was made when the bitmap was begun.
 With --each every source becomes a backup of its own. --metadata then holds one object for each, under the last name of its path: kept in its
 record, and where they are in it, \"name\" says what it is a backup of and \"time\" (RFC 3339) when it was so. Without a name there it is --name, or else the
 last name of the path. All of it is judged before the first is made.
+Backups that Cinder wrote become ones of the repository, with their ids, times and metadata; of an increment only what changed is read. A volume's id
+behind the # means all of its backups.
 
 Examples:
   afterimage backup /dev/vg0/web01-snap --name web01 --tag site=ams
@@ -167,10 +169,11 @@ Examples:
   afterimage backup /dev/vg0/db-snap etc=/etc data=/srv/db --name db
   afterimage backup /var/lib/manila-backups/* --each --metadata backups.json
   qemu-img convert -O raw vm.qcow2 /dev/stdout | afterimage backup - --name vm
+  afterimage backup cinder:/var/lib/cinder/backup#web01 --name web01 --chain
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock' --name vm
   afterimage backup 'nbd+unix:///vda?socket=/run/vm.sock&bitmap=since-monday' --name vm --parent vm@latest")]
 pub(super) struct Backup {
-    /// What to back up: a file, a block device, an nbd:// URI, - for standard input, a directory; ITEM=SOURCE names the item
+    /// What to back up: a file, a block device, a directory, an nbd:// URI, cinder:DIR#BACKUP, - for standard input; ITEM=SOURCE names the item
     #[arg(required = true, value_name = "SOURCE")]
     pub(super) sources: Vec<String>,
     /// What it is a backup of
@@ -179,6 +182,9 @@ pub(super) struct Backup {
     /// Make a backup of its own of each source
     #[arg(long)]
     pub(super) each: bool,
+    /// Of a backup of Cinder's: those that it adds to, too, the oldest first
+    #[arg(long)]
+    pub(super) chain: bool,
     /// The backup to compare with: the latest of this name unless given; none: nothing
     #[arg(long, value_name = "BACKUP|none")]
     pub(super) parent: Option<String>,
@@ -493,9 +499,11 @@ pub(super) enum RecordVerb {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The line tells which repository the backup is in and where that lies. The record in it is sealed: it takes the repository's key to open it, and no key
-is in it.
+is in it. Of a container of Cinder's (-r cinder:DIR), each record is a backup_service and a backup_url, made from the container alone.
 
 Examples:
+  afterimage -r cinder:/var/lib/cinder/backup record export web01 --chain
+  afterimage -r cinder:/var/lib/cinder/backup record export web01 --json | jq -r '[.backup_service, .backup_url] | @tsv' | xargs cinder backup-import
   afterimage -r /srv/backups record export web01 > web01.record
   afterimage -r /srv/backups record export web01 --chain | ssh site-b afterimage -r /srv/backups record import - --home /mnt/site-a")]
 pub(super) struct RecordExport {
@@ -507,6 +515,9 @@ pub(super) struct RecordExport {
     /// The backups before it, too: the oldest first
     #[arg(long)]
     pub(super) chain: bool,
+    /// The driver that Cinder is to import with, where several could (by the beginning of its class)
+    #[arg(long, value_name = "CLASS")]
+    pub(super) service: Option<String>,
 }
 
 /// Who is to read a record.
@@ -567,11 +578,14 @@ pub(super) enum CinderCompression {
 The repository that a record comes from, its home, is opened once with its own password or key; from then on this repository's key is enough. Nothing
 is written there, so nothing keeps a backup there that is removed there. With --copy the backups are stored here, and the home is not needed any more;
 interrupted, the same call goes on.
+Cinder's own records are read as well, in whatever its clients printed: with -r cinder:DIR they are looked up in that container, and with --home
+cinder:DIR --copy their backups, and those that they add to, are stored here.
 
 Examples:
   afterimage -r /srv/site-b record import web01.record
   afterimage -r /srv/site-b record import web01.record --home /mnt/site-a --home-password-file /root/site-a.pw
-  afterimage -r /srv/site-b record import web01.record --copy")]
+  afterimage -r /srv/site-b record import web01.record --copy
+  cinder backup-export 8109c7d2-c780-5ebb-9603-c7fb002f03f1 | afterimage -r cinder:/var/lib/cinder/backup record import -")]
 pub(super) struct RecordImport {
     /// A file of exported records; - : standard input
     #[arg(value_name = "FILE|-")]

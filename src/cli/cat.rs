@@ -18,13 +18,13 @@ const STEP: u64 = 1 << 20;
 static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 
 pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
-    let engine = context.engine()?;
-    let (_, item) = context.item(&engine, &args.backup)?;
-    let tree = Tree::of(&engine, &item);
+    let library = context.library()?;
+    let (record, item) = context.item(&*library, &args.backup)?;
+    let tree = Tree::of(&library.engine().of_backup(record.id), &item);
     match (tree, args.path.as_deref()) {
         (Some(tree), Some(path)) => file(context, args, &tree, path),
         (None, None) => {
-            let (_, _, image) = context.image(&engine, &args.backup)?;
+            let (_, _, image) = context.image(&*library, &args.backup)?;
             let range = range(args, image.len(), "image")?;
             write_image(context, &image, range)
         }

@@ -3,8 +3,12 @@
 use super::args::Global;
 use super::{locations, password, units};
 use crate::error::{Error, Kind, Result};
+use crate::foreign::cinder::Container;
+use crate::format::RepositoryId;
 use crate::format::record::{Content, Item, Record};
-use crate::image::{Engine, Image, Map};
+use crate::image::disk::Disk;
+use crate::image::library::Ours;
+use crate::image::{Engine, Image, Library};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
@@ -59,14 +63,26 @@ impl Context {
         })
     }
 
+    /// The same for what writes, or speaks of keys: what Cinder wrote is only read.
+    pub(super) fn own_place(&self) -> Result<&str> {
+        let place = self.place()?;
+        if of_cinder(place).is_none() {
+            return Ok(place);
+        }
+        let words = format!("{place} holds what Cinder wrote: it is only read from here");
+        Err(Error::new(Kind::Refused, words)
+            .hint("for this, give a repository of your own (afterimage init)"))
+    }
+
     /// The password that was given with the call.
     pub(super) fn given_password(&self) -> Result<Option<Password>> {
         self.global.password_file.as_deref().map(password::from_file).transpose()
     }
 
-    /// The directory of the repository, when it is one.
+    /// The directory that the backups lie in, when it is one.
     pub(super) fn directory(&self) -> Result<PathBuf> {
-        Ok(PathBuf::from(self.place()?))
+        let place = self.place()?;
+        Ok(PathBuf::from(of_cinder(place).unwrap_or(place)))
     }
 
     /// The password: as given with the call, or as asked for.
@@ -79,6 +95,9 @@ impl Context {
 
     /// Whether a password is to be handed to the background: where the repository wants one, and where one was given, also if the key lies open.
     pub(super) fn needs_password(&self) -> Result<bool> {
+        if of_cinder(self.place()?).is_some() {
+            return Ok(false);
+        }
         let store = self.store()?.store;
         let needed = self.runtime().block_on(Repository::needs_password(&store))?;
         Ok(needed || self.global.password_file.is_some())
@@ -86,7 +105,7 @@ impl Context {
 
     /// Where the repository lies.
     pub(super) fn store(&self) -> Result<store::Opened> {
-        store::open(self.place()?).map_err(|error| match error.kind() {
+        store::open(self.own_place()?).map_err(|error| match error.kind() {
             Kind::Missing => error.hint("afterimage init makes a repository"),
             _ => error,
         })
@@ -126,26 +145,57 @@ impl Context {
         Engine::new(repository, self.runtime().clone(), self.global.memory)
     }
 
+    /// Opens what knows the backups: a repository, or what Cinder wrote.
+    pub(super) fn library(&self) -> Result<Arc<dyn Library>> {
+        self.library_by(self.given_password()?, |_| None)
+    }
+
+    /// The same, by this password and with the tier on disk that `disk` gives for a repository.
+    pub(super) fn library_by(
+        &self,
+        password: Option<Password>,
+        disk: impl FnOnce(RepositoryId) -> Option<Disk>,
+    ) -> Result<Arc<dyn Library>> {
+        if let Some(cinder) = self.cinder()? {
+            return Ok(cinder);
+        }
+        let repository = self.repository_by(password)?;
+        let disk = disk(repository.id());
+        let engine = Engine::with_disk(repository, self.runtime().clone(), self.global.memory, disk)?;
+        Ok(Arc::new(Ours::new(engine)))
+    }
+
+    /// What Cinder wrote, if the call is about that.
+    pub(super) fn cinder(&self) -> Result<Option<Arc<Container>>> {
+        let Some(place) = of_cinder(self.place()?) else { return Ok(None) };
+        let opened = store::open_foreign(place)?;
+        let (runtime, memory) = (self.runtime().clone(), self.global.memory);
+        Container::open(opened.store, &locations::cache(), runtime, memory).map(Some)
+    }
+
     /// Opens the repository with the engine that reads from it.
     pub(super) fn engine(&self) -> Result<Arc<Engine>> {
         Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
     }
 
     /// The backup and the item of it that a reference means.
-    pub(super) fn item(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item)> {
+    pub(super) fn item(&self, library: &dyn Library, text: &str) -> Result<(Record, Item)> {
         let reference = Reference::parse(text)?;
-        let record = self.runtime().block_on(engine.repository().find(&reference))?;
+        let record = self.runtime().block_on(library.find(&reference))?;
+        if let ([], Some(why)) = (record.items.as_slice(), record.unread.first()) {
+            return Err(Error::new(Kind::Corrupt, format!("{text} is no image: {why}")));
+        }
         let item = choose_item(&record, reference.item.as_deref())?.clone();
         Ok((record, item))
     }
 
     /// The backup and the image that a reference means.
-    pub(super) fn image(&self, engine: &Arc<Engine>, text: &str) -> Result<(Record, Item, Image)> {
-        let (record, item) = self.item(engine, text)?;
+    pub(super) fn image(&self, library: &dyn Library, text: &str) -> Result<(Record, Item, Image)> {
+        let (record, item) = self.item(library, text)?;
         let Content::Image { size, root, .. } = item.content else {
             return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
         };
-        let image = Image::new(engine.home(record.repository)?, Map { root, len: size });
+        let image = library.open(record.id, &root, size);
         Ok((record, item, image))
     }
 
@@ -218,6 +268,11 @@ impl Context {
             }
         }
     }
+}
+
+/// Where Cinder's backups lie, if that is what a place says.
+fn of_cinder(place: &str) -> Option<&str> {
+    place.strip_prefix("cinder:")
 }
 
 fn bar(what: &str) -> ProgressBar {

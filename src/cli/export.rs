@@ -99,9 +99,9 @@ fn plan(context: &Context, engine: &Arc<Engine>, args: &Export) -> Result<Vec<Pl
     let mut places: HashMap<(BackupId, String), usize> = HashMap::new();
     for text in &args.backups {
         let reference = Reference::parse(text)?;
-        let record = context.runtime().block_on(engine.repository().find(&reference))?;
+        let record = context.runtime().block_on(engine.repository()?.find(&reference))?;
         let chain = match args.chain {
-            true => context.runtime().block_on(super::record::ancestors(engine.repository(), record))?,
+            true => context.runtime().block_on(super::record::ancestors(engine.repository()?, record))?,
             false => vec![record],
         };
         for record in chain {
@@ -137,7 +137,7 @@ fn image_of(engine: &Arc<Engine>, record: &Record, item: &Item) -> Result<Image>
         let words = format!("{} of backup {} is a tree: Cinder keeps only volumes", item.name, record.id);
         return Err(Error::new(Kind::Unsupported, words));
     };
-    Ok(Image::new(engine.home(record.repository)?, Map { root, len: size }))
+    Ok(Image::new(engine.of_backup(record.id), Map { root, len: size }))
 }
 
 fn shipment<'a>(
@@ -152,7 +152,7 @@ fn shipment<'a>(
         Some((parent, shipped)) => {
             let mut changed: Vec<Range<u64>> = Vec::new();
             let mut differs = |range| changed.push(range);
-            let compared = compare(one.image.engine(), parent.image.map(), one.image.map(), &mut differs);
+            let compared = compare(&parent.image, &one.image, &mut differs);
             context.runtime().block_on(compared).context(|| "compare a backup with its parent")?;
             Some((shipped.place.clone(), changed))
         }

@@ -55,7 +55,7 @@ pub(super) fn history(context: &Context, args: &History) -> Result<u8> {
 
 fn series(context: &Context, name: Option<&str>) -> Result<Vec<Series>> {
     let engine = context.engine()?;
-    let listing = context.runtime().block_on(engine.repository().list())?;
+    let listing = context.runtime().block_on(engine.repository()?.list())?;
     for (id, error) in &listing.damaged {
         tracing::warn!("backup {id} is passed over: {error}");
     }

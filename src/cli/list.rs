@@ -6,21 +6,20 @@ use super::{backup::split_tag, units};
 use crate::error::{Error, Kind, Result};
 use crate::format::RepositoryId;
 use crate::format::record::{Content, Record};
-use crate::format::shown::to_json;
 use serde_json::Value;
 
 pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<Vec<_>>>()?;
-    let repository = context.repository()?;
-    let listing = context.runtime().block_on(repository.list())?;
+    let library = context.library()?;
+    let listing = context.runtime().block_on(library.list())?;
     let wanted = |record: &&Record| {
         args.name.as_ref().is_none_or(|name| *name == record.name)
             && tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
     };
     let records: Vec<&Record> = listing.records.iter().filter(wanted).collect();
     context.print(
-        || Value::Array(records.iter().map(|record| to_json(record)).collect()),
-        || table(&records, repository.id()),
+        || Value::Array(records.iter().map(|record| library.json(record)).collect()),
+        || table(&records, library.engine().home()),
     )?;
     match listing.damaged.as_slice() {
         [] => Ok(0),

@@ -2,6 +2,7 @@
 //!
 //! Nothing but the result goes to standard output; logs and progress go to standard error. An error's kind decides the exit code.
 
+mod adopt;
 mod args;
 mod attach;
 mod background;

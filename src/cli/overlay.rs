@@ -13,6 +13,7 @@ use super::serve::shelf::Shelves;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::exports::house::{Backups, House};
 use crate::exports::overlay::{OverlayExport, WRITTEN};
+use crate::image::library::Ours;
 use crate::seal::LEVEL_DEFAULT;
 use crate::view::View;
 use afterimage_nbd::export::{Export, Name};
@@ -50,6 +51,7 @@ pub(super) fn run(context: &Context, args: Overlay) -> Result<u8> {
             level: LEVEL_DEFAULT,
             digest: false,
             directories: Directories::default(),
+            chain: false,
         };
         // It lies on that backup, so what was not written is what that one holds.
         backup::run_from(context, job, Began::Known)
@@ -92,8 +94,8 @@ fn find(name: &str, control: Option<&Path>) -> Result<Found> {
 /// Serves an overlay's file to ourselves, by a socket that nobody else gets to.
 fn serve_file(context: &Context, path: &Path) -> Result<(Found, Server, Private)> {
     let engine = context.engine()?;
-    let look = Arc::new(Shelves::new(View::new(Arc::clone(&engine))));
-    let backups = Backups::new(engine, look);
+    let library = Arc::new(Ours::new(engine));
+    let backups = Backups::new(library.clone(), Arc::new(Shelves::new(View::new(library))));
     let directory = Path::new(context.place()?);
     let dir = Private::new()?;
     context.runtime().block_on(async {

@@ -8,7 +8,7 @@ use super::backup::{BackupExport, Look, Shelf, describe};
 use super::watch::Traffic;
 use crate::error::Result;
 use crate::format::BackupId;
-use crate::image::Engine;
+use crate::image::{Engine, Library};
 use afterimage_nbd::export::{
     Answer, Error as Refusal, Export, Exports, Kind as RefusalKind, Listed, Name, Peer,
 };
@@ -17,21 +17,26 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The backups of one repository, as exports.
 pub struct Backups {
-    engine: Arc<Engine>,
+    library: Arc<dyn Library>,
     look: Arc<dyn Look>,
     open: Mutex<HashMap<(BackupId, usize), Weak<BackupExport>>>,
     traffic: Arc<Traffic>,
 }
 
 impl Backups {
-    /// What `look` knows of, read by `engine`.
-    pub fn new(engine: Arc<Engine>, look: Arc<dyn Look>) -> Backups {
-        Backups { engine, look, open: Mutex::default(), traffic: Arc::default() }
+    /// What `look` knows of, opened by `library`.
+    pub fn new(library: Arc<dyn Library>, look: Arc<dyn Look>) -> Backups {
+        Backups { library, look, open: Mutex::default(), traffic: Arc::default() }
+    }
+
+    /// Who knows them.
+    pub fn library(&self) -> &Arc<dyn Library> {
+        &self.library
     }
 
     /// What reads them.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        self.library.engine()
     }
 
     /// What clients did with all of them.
@@ -56,8 +61,7 @@ impl Backups {
             return Ok(export);
         }
         open.retain(|_, export| export.strong_count() > 0);
-        let export = BackupExport::new(&self.engine, shelf, &pick, Arc::clone(&self.traffic));
-        let export = Arc::new(export?);
+        let export = Arc::new(BackupExport::new(&*self.library, shelf, &pick, Arc::clone(&self.traffic)));
         let _gone = open.insert(key, Arc::downgrade(&export));
         Ok(export)
     }

@@ -1,21 +1,23 @@
-//! What differs between two images: equal nodes have equal ids, so only what differs is walked.
+//! What differs between two images: equal nodes have equal ids, so only what differs is walked. Images that another program wrote have
+//! no nodes; there the ids of chunks are compared, and only where whoever reads them can't tell from the outset that nothing changed.
 
 use super::engine::Engine;
+use super::foreign::{STEP, range_of};
 use super::map::Map;
-use super::{Leaf, Stretch};
+use super::origin::Origin;
+use super::{Image, Leaf, Stretch, Whence, join};
 use crate::error::Result;
 use crate::format::node::{Shape, span};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes that are compared at a time, and what is said to differ as a whole, where bytes have to be compared.
+const PIECE: u64 = 1 << 20;
+const BLOCK: usize = 4096;
+
 /// Calls `differs` for every range, in order and not touching, in which the images may differ: to the chunk where both are cut alike.
 /// Beyond the end of the shorter one, all differs.
-pub async fn compare(
-    engine: &Arc<Engine>,
-    a: &Map,
-    b: &Map,
-    differs: &mut (dyn FnMut(Range<u64>) + Send),
-) -> Result<()> {
+pub async fn compare(a: &Image, b: &Image, differs: &mut (dyn FnMut(Range<u64>) + Send)) -> Result<()> {
     let mut pending: Option<Range<u64>> = None;
     let mut report = |range: Range<u64>| match &mut pending {
         Some(before) if before.end == range.start => before.end = range.end,
@@ -25,18 +27,90 @@ pub async fn compare(
             }
         }
     };
-    let end = a.len.min(b.len);
-    let mut at = 0;
-    if a.root.id != b.root.id || a.len != b.len {
-        while at < end {
-            at = step(engine, a, b, at, end, &mut report).await?;
+    let end = a.len().min(b.len());
+    if a.id() != b.id() || a.len() != b.len() {
+        match (&a.whence, &b.whence) {
+            (Whence::Map(a_map), Whence::Map(b_map)) if a.engine.home() == b.engine.home() => {
+                let mut at = 0;
+                while at < end {
+                    at = step(&a.engine, a_map, b_map, at, end, &mut report).await?;
+                }
+            }
+            (Whence::Origin(a), Whence::Origin(b)) => compare_origins(&**a, &**b, end, &mut report).await?,
+            // What one repository calls a chunk says nothing to another, or to who wrote for another program.
+            _ => compare_bytes(a, b, end, &mut report).await?,
         }
     }
-    if a.len != b.len {
-        report(end..a.len.max(b.len));
+    if a.len() != b.len() {
+        report(end..a.len().max(b.len()));
     }
     if let Some(last) = pending {
         differs(last);
+    }
+    Ok(())
+}
+
+/// Reads both, but for what is zero in both.
+async fn compare_bytes(
+    a: &Image,
+    b: &Image,
+    end: u64,
+    report: &mut (dyn FnMut(Range<u64>) + Send),
+) -> Result<()> {
+    let mut at = 0;
+    while at < end {
+        let (left, right) = (a.extent(at, end).await?, b.extent(at, end).await?);
+        let until = left.range.end.min(right.range.end);
+        if !left.data && !right.data {
+            at = until;
+            continue;
+        }
+        // OK: no longer than a piece.
+        let len = (until - at).min(PIECE) as usize;
+        let (left, right) = (a.read_aside(at, len).await.map(join)?, b.read_aside(at, len).await.map(join)?);
+        for (here, (left, right)) in (at..).step_by(BLOCK).zip(left.chunks(BLOCK).zip(right.chunks(BLOCK))) {
+            if left != right {
+                report(here..here + left.len() as u64);
+            }
+        }
+        at += len as u64;
+    }
+    Ok(())
+}
+
+async fn compare_origins(
+    a: &dyn Origin,
+    b: &dyn Origin,
+    end: u64,
+    report: &mut (dyn FnMut(Range<u64>) + Send),
+) -> Result<()> {
+    let changed = match a.changed_since(b.id()).await? {
+        None => b.changed_since(a.id()).await?,
+        changed => changed,
+    };
+    let chunk = a.chunk_len();
+    for range in changed.unwrap_or_else(|| vec![0..end]) {
+        let range = range.start..range.end.min(end);
+        if chunk != b.chunk_len() {
+            // Chunks that are cut in different ways have ids that say nothing of each other.
+            if !range.is_empty() {
+                report(range);
+            }
+            continue;
+        }
+        let mut number = range.start / chunk;
+        while number.saturating_mul(chunk) < range.end {
+            let some = number..(number + STEP).min(range.end.div_ceil(chunk));
+            let (left, right) = (a.chunks(some.clone()).await?, b.chunks(some.clone()).await?);
+            for (number, _) in (some.start..).zip(left.iter().zip(&right)).filter(|(_, (a, b))| a != b) {
+                let here = range_of(a, number);
+                let here = here.start.max(range.start)..here.end.min(range.end);
+                if !here.is_empty() {
+                    report(here);
+                }
+            }
+            number = some.end;
+        }
     }
     Ok(())
 }

@@ -8,13 +8,15 @@
 
 use super::cache::{ChunkCache, Counts, Flight, Flights, Hint, Lead, Wait};
 use super::disk::Disk;
+use super::foreign;
 use super::node::{Loaded, load, parse};
+use super::origin::Origin;
 use super::pool::{Pool, Urgency};
 use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
-use crate::format::{ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
+use crate::format::{BackupId, ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
 use bytes::Bytes;
@@ -29,6 +31,8 @@ use tokio::runtime::Handle;
 
 /// One get fetches neighbours up to so many sealed bytes; more would leave other threads without work.
 const GROUP_LEN_MAX: u64 = 512 * 1024;
+/// The same for what another program wrote, which is read in one go: whoever comes next goes on where this ends.
+const FAR_LEN_MAX: u64 = 1 << 20;
 /// Neighbours with no more than this between them are fetched together.
 const GAP_MAX: u64 = 16 * 1024;
 /// What one reader has fetched ahead of it at most, however much memory there is.
@@ -45,14 +49,30 @@ pub(super) struct Wanted {
     pub(super) len: u64,
 }
 
+/// A chunk of an image that another program wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Far {
+    /// Which one of the image's.
+    pub(super) number: u64,
+    pub(super) id: ChunkId,
+}
+
 type Fetched = Result<Verified>;
 type ChunkLead = Lead<ChunkId, Fetched>;
 type NodeLead = Lead<ChunkId, Result<Loaded>>;
 
-/// The shared engine. One for each repository that is read from; those of imported backups' homes share caches, threads and budget with the first
-/// one. Ids of chunks are keyed, so those of two repositories never meet in a cache.
+/// Whose images they are.
+enum Home {
+    /// Those of a repository of ours.
+    Ours(Arc<Repository>),
+    /// Those of another program; the id stands for the place where they lie.
+    Foreign(RepositoryId),
+}
+
+/// The shared engine. One for each place that is read from; those of imported backups' homes share caches, threads and budget with the first one.
+/// Ids of chunks are keyed, so those of two repositories never meet in a cache.
 pub struct Engine {
-    repository: Arc<Repository>,
+    home: Home,
     runtime: Handle,
     memory: u64,
     chunks: Arc<ChunkCache<ChunkId, Verified>>,
@@ -81,13 +101,22 @@ impl Engine {
         memory: u64,
         disk: Option<Disk>,
     ) -> Result<Arc<Engine>> {
+        Engine::at(Home::Ours(repository), runtime, memory, disk)
+    }
+
+    /// An engine for images that another program wrote, all at the place that `home` stands for.
+    pub fn foreign(home: RepositoryId, runtime: Handle, memory: u64) -> Result<Arc<Engine>> {
+        Engine::at(Home::Foreign(home), runtime, memory, None)
+    }
+
+    fn at(home: Home, runtime: Handle, memory: u64, disk: Option<Disk>) -> Result<Arc<Engine>> {
         let part = |eighths: u64| usize::try_from(memory / 8 * eighths).unwrap_or(usize::MAX);
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         // Twice as many threads as cores: some wait for a disk while others open what came.
         let pool = Pool::new(cores * 2, runtime.clone())
             .map_err(|error| Error::io("start the threads that open chunks", error))?;
         Ok(Arc::new(Engine {
-            repository,
+            home,
             runtime,
             memory,
             chunks: Arc::new(ChunkCache::new(part(5))),
@@ -103,23 +132,37 @@ impl Engine {
         }))
     }
 
-    /// What reads from the repository that holds a backup of ours: this one, or the home of an imported one.
-    pub fn home(self: &Arc<Self>, repository: RepositoryId) -> Result<Arc<Engine>> {
-        if repository == self.repository.id() {
-            return Ok(Arc::clone(self));
+    /// Whose chunks they are; an error where another program wrote them.
+    pub fn repository(&self) -> Result<&Arc<Repository>> {
+        match &self.home {
+            Home::Ours(repository) => Ok(repository),
+            Home::Foreign(_) => Err(Error::new(
+                Kind::Refused,
+                "these backups were written by another program, and are only read from here",
+            )
+            .hint("a repository of one's own is made by afterimage init")),
         }
+    }
+
+    /// What stands for the place that all images are read from.
+    pub fn home(&self) -> RepositoryId {
+        match &self.home {
+            Home::Ours(repository) => repository.id(),
+            Home::Foreign(id) => *id,
+        }
+    }
+
+    /// What reads a backup: this one, or for one whose record was imported what reads from its home.
+    pub fn of_backup(self: &Arc<Self>, backup: BackupId) -> Arc<Engine> {
+        let home = self.repository().ok().and_then(|repository| repository.home_of(backup));
+        let Some(home) = home else { return Arc::clone(self) };
         let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(home) = homes.get(&repository) {
-            return Ok(Arc::clone(home));
-        }
-        let home = Arc::new(self.beside(self.repository.home(repository)?));
-        let _new = homes.insert(repository, Arc::clone(&home));
-        Ok(home)
+        Arc::clone(homes.entry(home.id()).or_insert_with(|| Arc::new(self.beside(home))))
     }
 
     fn beside(&self, repository: Arc<Repository>) -> Engine {
         Engine {
-            repository,
+            home: Home::Ours(repository),
             runtime: self.runtime.clone(),
             memory: self.memory,
             chunks: Arc::clone(&self.chunks),
@@ -133,11 +176,6 @@ impl Engine {
             watch: Arc::clone(&self.watch),
             homes: Mutex::default(),
         }
-    }
-
-    /// Whose chunks they are.
-    pub fn repository(&self) -> &Arc<Repository> {
-        &self.repository
     }
 
     /// What waits for its stores.
@@ -218,8 +256,8 @@ impl Engine {
             let later = Box::new(move || engine.fetch_node(kind, lead, place));
             return self.pool.park(of, Urgency::Now, later);
         }
-        let repository = Arc::clone(&self.repository);
-        let call = async move { load(&repository, kind, id, place).await };
+        let repository = self.repository().cloned();
+        let call = async move { load(&*repository?, kind, id, place).await };
         self.here_or_later(of, call, move |engine, answer| {
             match &answer {
                 Ok(node) => engine.keep_node(id, node),
@@ -261,8 +299,8 @@ impl Engine {
             let later = Box::new(move || engine.fetch_nodes(kind, group));
             return self.pool.park(of, Urgency::Now, later);
         }
-        let repository = Arc::clone(&self.repository);
-        let get = async move { repository.get_sealed(pack, start.into()..end).await };
+        let repository = self.repository().cloned();
+        let get = async move { repository?.get_sealed(pack, start.into()..end).await };
         let here = std::thread::current().id();
         self.here_or_later(of, get, move |engine, answer| {
             if std::thread::current().id() == here {
@@ -285,8 +323,9 @@ impl Engine {
             let at = (place.offset - start) as usize;
             let opened = answer.as_ref().ok().and_then(|bytes| {
                 let sealed = bytes.slice(at..at + place.len as usize);
-                let plain = self.repository.open_chunk(kind, id, place, &sealed).ok()?;
-                parse(&self.repository, kind, id, plain).ok()
+                let repository = self.repository().ok()?;
+                let plain = repository.open_chunk(kind, id, place, &sealed).ok()?;
+                parse(repository, kind, id, plain).ok()
             });
             match opened {
                 Some(node) => {
@@ -384,7 +423,9 @@ impl Engine {
                 let of = Asked::Pack(first.pack);
                 if engine.pool.admits(of) {
                     let _inside = engine.pool.enter(of);
-                    engine.repository.expect_sealed(first.pack, first.offset.into()..last.end());
+                    if let Ok(repository) = engine.repository() {
+                        repository.expect_sealed(first.pack, first.offset.into()..last.end());
+                    }
                 }
             }
         };
@@ -401,7 +442,7 @@ impl Engine {
             {
                 Some(answer) => drop(lead.finish(answer)),
                 None => match self.kept_on_disk(&wanted) {
-                    Some(chunk) => self.finish(lead, &wanted, Ok(chunk), hint),
+                    Some(chunk) => self.finish(lead, wanted.len, Ok(chunk), hint),
                     None => missing.push((lead, wanted)),
                 },
             }
@@ -415,8 +456,8 @@ impl Engine {
             return self.pool.park(of, urgency, later);
         }
         self.watch.gets.add(1);
-        let repository = Arc::clone(&self.repository);
-        let get = async move { repository.get_sealed(pack, range).await };
+        let repository = self.repository().cloned();
+        let get = async move { repository?.get_sealed(pack, range).await };
         let here = std::thread::current().id();
         self.here_or_later(of, get, move |engine, answer| {
             if std::thread::current().id() == here {
@@ -443,7 +484,7 @@ impl Engine {
         for (lead, wanted) in group {
             let opened = answer.clone().and_then(|bytes| {
                 let sealed = sealed_of(&bytes, &wanted);
-                self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed)
+                self.repository()?.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed)
             });
             match opened {
                 Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {
@@ -452,7 +493,7 @@ impl Engine {
                 }
                 opened => {
                     whole.extend(opened.is_ok().then_some(wanted));
-                    self.finish(lead, &wanted, opened, hint);
+                    self.finish(lead, wanted.len, opened, hint);
                 }
             }
         }
@@ -467,10 +508,10 @@ impl Engine {
 
     /// On a thread of the pool: what is not where it should be is looked for elsewhere.
     fn search(self: Arc<Self>, lead: ChunkLead, wanted: Wanted, hint: Hint) {
-        let repository = Arc::clone(&self.repository);
-        let found = async move { repository.chunk(SealKind::Data, wanted.id, wanted.place).await };
+        let repository = self.repository().cloned();
+        let found = async move { repository?.chunk(SealKind::Data, wanted.id, wanted.place).await };
         self.here_or_later(Asked::Pack(wanted.place.pack), found, move |engine, found| {
-            engine.finish(lead, &wanted, found, hint);
+            engine.finish(lead, wanted.len, found, hint);
         });
     }
 
@@ -481,7 +522,7 @@ impl Engine {
         let inside = self.pool.enter(Asked::Tier);
         let sealed = disk.get(wanted.id, wanted.place.pack)?;
         drop(inside);
-        match self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
+        match self.repository().ok()?.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
             Ok(chunk) => {
                 self.watch.disk_chunks.add(1);
                 Some(chunk)
@@ -495,23 +536,102 @@ impl Engine {
         }
     }
 
-    fn finish(&self, lead: ChunkLead, wanted: &Wanted, opened: Fetched, hint: Hint) {
-        let judged = opened.and_then(|chunk| match chunk.len() as u64 == wanted.len {
+    fn finish(&self, lead: ChunkLead, len: u64, opened: Fetched, hint: Hint) {
+        let id = *lead.key();
+        let judged = opened.and_then(|chunk| match chunk.len() as u64 == len {
             true => Ok(chunk),
-            false => Err(Corrupt::Length { found: chunk.len() as u64, wanted: wanted.len }.into()),
+            false => Err(Corrupt::Length { found: chunk.len() as u64, wanted: len }.into()),
         });
         match &judged {
             Ok(chunk) => {
                 self.watch.chunks_opened.add(1);
                 self.watch.bytes_opened.add(chunk.len() as u64);
-                self.chunks.insert(wanted.id, chunk.clone(), chunk.len(), hint);
+                self.chunks.insert(id, chunk.clone(), chunk.len(), hint);
             }
             Err(error) => {
                 self.watch.chunks_failed.add(1);
-                self.lose(wanted.id, error);
+                self.lose(id, error);
             }
         }
         drop(lead.finish(judged));
+    }
+
+    /// Has chunks of an image fetched that another program wrote, as far as nobody fetches them yet; ways to wait for each.
+    pub(super) fn fetch_far(
+        self: &Arc<Self>,
+        origin: &Arc<dyn Origin>,
+        wanted: &[Far],
+        urgency: Urgency,
+        hint: Hint,
+    ) -> Vec<Option<Wait<Fetched>>> {
+        let room = (FAR_LEN_MAX / origin.chunk_len()).max(1);
+        let mut groups: Vec<Vec<(ChunkLead, u64)>> = Vec::new();
+        let mut waits = Vec::with_capacity(wanted.len());
+        for one in wanted {
+            let wait = match self.chunk_flights.join(one.id) {
+                Flight::Wait(wait) => Some(wait),
+                Flight::Lead(lead) => {
+                    let goes_on = |group: &Vec<(ChunkLead, u64)>| {
+                        group.last().is_some_and(|(_, before)| before + 1 == one.number)
+                            && (group.len() as u64) < room
+                    };
+                    match groups.last_mut().filter(|group| goes_on(group)) {
+                        Some(group) => group.push((lead, one.number)),
+                        None => groups.push(vec![(lead, one.number)]),
+                    }
+                    // The lead is in our hands, so joining again is waiting for it.
+                    match self.chunk_flights.join(one.id) {
+                        Flight::Wait(wait) => Some(wait),
+                        Flight::Lead(_) => None,
+                    }
+                }
+            };
+            waits.push(wait);
+        }
+        for group in groups {
+            let (engine, origin) = (Arc::clone(self), Arc::clone(origin));
+            self.pool
+                .submit(urgency, Box::new(move || engine.fetch_far_group(&origin, group, urgency, hint)));
+        }
+        waits
+    }
+
+    /// On a thread of the pool, which this may keep for as long as it takes to get at what is wanted.
+    fn fetch_far_group(
+        self: Arc<Self>,
+        origin: &Arc<dyn Origin>,
+        group: Vec<(ChunkLead, u64)>,
+        urgency: Urgency,
+        hint: Hint,
+    ) {
+        let mut missing = Vec::with_capacity(group.len());
+        for (lead, number) in group {
+            let id = *lead.key();
+            match self.chunk_now(id, hint).map(Ok).or_else(|| self.not_lost(id).err().map(Err)) {
+                Some(answer) => drop(lead.finish(answer)),
+                None => missing.push((lead, number)),
+            }
+        }
+        let (Some((_, first)), Some((_, last))) = (missing.first(), missing.last()) else { return };
+        let (first, last) = (*first, *last);
+        let of = Asked::Stream(self.home(), origin.stream_of(first * origin.chunk_len()).unwrap_or(u64::MAX));
+        if !self.pool.admits(of) {
+            let (engine, origin) = (Arc::clone(&self), Arc::clone(origin));
+            let later = Box::new(move || engine.fetch_far_group(&origin, missing, urgency, hint));
+            return self.pool.park(of, urgency, later);
+        }
+        self.watch.gets.add(1);
+        let inside = self.pool.enter(of);
+        let mut answers = origin.fetch(first..last + 1).into_iter();
+        drop(inside);
+        let mut at = first;
+        for (lead, number) in missing {
+            let answer = answers.by_ref().nth((number - at) as usize);
+            at = number + 1;
+            let lost = || Error::new(Kind::Corrupt, "a chunk was not answered for");
+            let range = foreign::range_of(&**origin, number);
+            self.finish(lead, range.end - range.start, answer.unwrap_or_else(|| Err(lost())), hint);
+        }
     }
 
     /// Remembers for a while that a chunk can't be had, and says so once.

@@ -106,7 +106,7 @@ impl<F: Clone> Stream<'_, F> {
         let parts = std::mem::take(&mut self.parts);
         if let (Some(first), Some(last)) = (parts.first(), parts.last()) {
             let range = first.child.place.offset.into()..last.child.place.end();
-            self.engine.repository().expect_sealed(first.child.place.pack, range);
+            self.engine.repository()?.expect_sealed(first.child.place.pack, range);
         }
         self.to.send(Load::Chunks(parts)).map_err(|_| given_up())
     }

@@ -3,9 +3,10 @@
 //! offset -> map walk -> chunk cache -> one ranged get for neighbours, shared by all who wait -> open -> cache -> bytes
 //!
 //! [`Image`] answers single reads, for mounts and exports; [`bulk`] streams whole images, for restores; [`compare`] tells
-//! what differs between two. Holes never reach the store. [`tree`] finds the way through a share, to its files' bytes.
+//! what differs between two. Holes never reach the store. An image of ours is found by its map ([`Map`]), one that somebody else wrote by
+//! whoever knows how to read it ([`Origin`]); a [`Library`] says which there are. Nobody above sees a difference. [`tree`] finds the way through a share, to its files' bytes.
 //!
-//! **Invariant:** nothing here can write to a repository, and no bytes leave that were not proven by their seal.
+//! **Invariant:** nothing here can write to a repository, and no bytes leave that were not proven, by their seal or by a digest.
 
 mod ahead;
 pub mod bulk;
@@ -14,8 +15,12 @@ mod compare;
 pub mod disk;
 mod engine;
 pub mod files;
+mod foreign;
+pub mod library;
 mod map;
+mod mapped;
 mod node;
+pub mod origin;
 mod pool;
 mod stalls;
 pub mod tree;
@@ -25,13 +30,15 @@ pub mod whole;
 pub use ahead::Ahead;
 pub use compare::compare;
 pub use engine::Engine;
+pub use library::Library;
 pub use map::{Leaf, Map, Piece, Stretch};
+pub use origin::Origin;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::ChunkId;
 use crate::seal::Verified;
 use bytes::{Bytes, BytesMut};
 use cache::Hint;
-use engine::Wanted;
 use pool::Urgency;
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,7 +47,16 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Image {
     engine: Arc<Engine>,
-    map: Map,
+    whence: Whence,
+}
+
+/// Where the bytes of an image come from.
+#[derive(Clone)]
+enum Whence {
+    /// From the chunks that a map of ours names.
+    Map(Map),
+    /// From what somebody else wrote.
+    Origin(Arc<dyn Origin>),
 }
 
 /// A piece of what a read gives.
@@ -61,30 +77,60 @@ pub struct Extent {
     pub data: bool,
 }
 
-/// What a read covers: one entry a chunk or hole.
-struct Plan {
-    pieces: Vec<Piece>,
-}
-
 impl Image {
     /// An image with this map.
     pub fn new(engine: Arc<Engine>, map: Map) -> Image {
-        Image { engine, map }
+        Image { engine, whence: Whence::Map(map) }
+    }
+
+    /// An image that somebody else wrote.
+    pub fn of(engine: Arc<Engine>, origin: Arc<dyn Origin>) -> Image {
+        Image { engine, whence: Whence::Origin(origin) }
     }
 
     /// Its size in bytes.
     pub fn len(&self) -> u64 {
-        self.map.len
+        match &self.whence {
+            Whence::Map(map) => map.len,
+            Whence::Origin(origin) => origin.len(),
+        }
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.map.len == 0
+        self.len() == 0
     }
 
-    /// Its map.
-    pub fn map(&self) -> &Map {
-        &self.map
+    /// What stands for its content: images of one id and one length hold the same.
+    pub fn id(&self) -> ChunkId {
+        match &self.whence {
+            Whence::Map(map) => map.root.id,
+            Whence::Origin(origin) => origin.id(),
+        }
+    }
+
+    /// Its map; an error where another program wrote it.
+    pub fn map(&self) -> Result<&Map> {
+        match &self.whence {
+            Whence::Map(map) => Ok(map),
+            Whence::Origin(_) => Err(Error::new(Kind::Unsupported, "what another program wrote has no map")),
+        }
+    }
+
+    /// At which offsets it is cut; 0 when that is not always the same.
+    pub fn chunk_len(&self) -> u64 {
+        match &self.whence {
+            Whence::Map(map) => map.root.chunk_size.into(),
+            Whence::Origin(origin) => origin.chunk_len(),
+        }
+    }
+
+    /// Whether these bytes are those of the chunk with this id, as far as ids of this image tell.
+    pub fn is_chunk(&self, id: ChunkId, bytes: &[u8]) -> bool {
+        match &self.whence {
+            Whence::Map(_) => self.engine.repository().is_ok_and(|ours| ours.keys.data_id(bytes) == id),
+            Whence::Origin(origin) => origin.is_chunk(id, bytes),
+        }
     }
 
     /// The engine that it shares with others.
@@ -98,32 +144,10 @@ impl Image {
             Ok(range) => range,
             Err(error) => return Some(Err(error)),
         };
-        let mut parts = Vec::with_capacity(2);
-        let mut at = range.start;
-        while at < range.end {
-            match self.map.stretch_now(&self.engine, at)? {
-                Err(error) => return Some(Err(error)),
-                Ok(Stretch::Hole(hole)) => {
-                    let end = hole.end.min(range.end);
-                    push_zeros(&mut parts, end - at);
-                    at = end;
-                }
-                Ok(Stretch::Leaf(leaf)) => {
-                    for piece in leaf.pieces(at).take_while(|piece| piece.range.start < range.end) {
-                        let end = piece.range.end.min(range.end);
-                        match piece.child {
-                            None => push_zeros(&mut parts, end - at),
-                            Some(child) => {
-                                let chunk = self.engine.chunk_now(child.id, Hint::Demand)?;
-                                parts.push(Part::Bytes(cut(&chunk, &piece, at..end)?));
-                            }
-                        }
-                        at = end;
-                    }
-                }
-            }
+        match &self.whence {
+            Whence::Map(map) => mapped::read_now(&self.engine, map, range),
+            Whence::Origin(origin) => foreign::read_now(&self.engine, origin, range),
         }
-        Some(Ok(parts))
     }
 
     /// The bytes.
@@ -141,25 +165,10 @@ impl Image {
 
     async fn read_as(&self, offset: u64, len: usize, urgency: Urgency, hint: Hint) -> Result<Vec<Part>> {
         let range = self.judge(offset, len)?;
-        let plan = self.plan(&range).await?;
-        let mut chunks = plan.gather(&self.engine, urgency, hint).await?.into_iter();
-        let mut parts = Vec::with_capacity(plan.pieces.len());
-        for piece in &plan.pieces {
-            let here = piece.range.start.max(range.start)..piece.range.end.min(range.end);
-            match piece.child {
-                None => push_zeros(&mut parts, here.end - here.start),
-                Some(_) => {
-                    let chunk = chunks
-                        .next()
-                        .ok_or_else(|| Error::new(Kind::Corrupt, "a chunk was not answered for"))?;
-                    let bytes = cut(&chunk, piece, here);
-                    parts.push(Part::Bytes(
-                        bytes.ok_or_else(|| Error::new(Kind::Corrupt, "a chunk is too short"))?,
-                    ));
-                }
-            }
+        match &self.whence {
+            Whence::Map(map) => mapped::read(&self.engine, map, range, urgency, hint).await,
+            Whence::Origin(origin) => foreign::read(&self.engine, origin, range, urgency, hint).await,
         }
-        Ok(parts)
     }
 
     /// The bytes, in one piece.
@@ -169,90 +178,23 @@ impl Image {
 
     /// Has what lies in a range fetched, without waiting for it; forgets errors, which will come again when it is read.
     pub(crate) async fn prefetch(&self, range: Range<u64>) {
-        if let Ok(plan) = self.plan(&range).await {
-            let missing: Vec<Wanted> =
-                plan.wanted().filter(|one| self.engine.chunk_now(one.id, Hint::Scan).is_none()).collect();
-            drop(self.engine.fetch(&missing, Urgency::Soon, Hint::Scan));
+        match &self.whence {
+            Whence::Map(map) => mapped::prefetch(&self.engine, map, range).await,
+            Whence::Origin(origin) => foreign::prefetch(&self.engine, origin, range).await,
         }
     }
 
     /// The stretch from `offset` on that is stored, or is not, as far as it goes, but no further than `limit`.
     pub async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
-        let end = limit.min(self.map.len);
-        let mut at = offset;
-        let mut kind = None;
-        while at < end {
-            let (range, data) = match self.map.stretch(&self.engine, at).await? {
-                Stretch::Hole(range) => (range, false),
-                Stretch::Leaf(leaf) => {
-                    let mut pieces = leaf.pieces(at);
-                    let Some(first) = pieces.next() else { break };
-                    let data = first.child.is_some();
-                    let last = pieces.take_while(|piece| piece.child.is_some() == data).last();
-                    (first.range.start..last.unwrap_or(first).range.end, data)
-                }
-            };
-            if kind.is_some_and(|kind| kind != data) {
-                break;
-            }
-            kind = Some(data);
-            at = range.end;
+        let end = limit.min(self.len());
+        match &self.whence {
+            Whence::Map(map) => mapped::extent(&self.engine, map, offset, end).await,
+            Whence::Origin(origin) => foreign::extent(origin, offset, end).await,
         }
-        Ok(Extent { range: offset..at.min(end).max(offset), data: kind.unwrap_or(false) })
     }
 
     fn judge(&self, offset: u64, len: usize) -> Result<Range<u64>> {
-        judge(offset, len, self.map.len)
-    }
-
-    async fn plan(&self, range: &Range<u64>) -> Result<Plan> {
-        let mut pieces = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            match self.map.stretch(&self.engine, at).await? {
-                Stretch::Hole(hole) => {
-                    at = hole.end;
-                    pieces.push(Piece { range: hole, child: None });
-                }
-                Stretch::Leaf(leaf) => {
-                    pieces.extend(leaf.pieces(at).take_while(|piece| piece.range.start < range.end));
-                    at = leaf.range.end;
-                }
-            }
-        }
-        Ok(Plan { pieces })
-    }
-}
-
-impl Plan {
-    fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
-        self.pieces.iter().filter_map(|piece| {
-            let child = piece.child?;
-            Some(Wanted { id: child.id, place: child.place, len: piece.range.end - piece.range.start })
-        })
-    }
-
-    /// All chunks of the plan, in order.
-    async fn gather(&self, engine: &Arc<Engine>, urgency: Urgency, hint: Hint) -> Result<Vec<Verified>> {
-        let wanted: Vec<Wanted> = self.wanted().collect();
-        let mut chunks: Vec<Option<Verified>> =
-            wanted.iter().map(|one| engine.chunk_now(one.id, hint)).collect();
-        while chunks.iter().any(Option::is_none) {
-            let empty: Vec<usize> = (0..chunks.len()).filter(|&number| chunks[number].is_none()).collect();
-            let missing: Vec<Wanted> = empty.iter().map(|&number| wanted[number]).collect();
-            let waits = engine.fetch(&missing, urgency, hint);
-            for (number, wait) in empty.into_iter().zip(waits) {
-                // `None`: whoever fetched it went away; the next round fetches it again.
-                let answer = match wait {
-                    Some(wait) => wait.done().await,
-                    None => None,
-                };
-                if let Some(answer) = answer {
-                    chunks[number] = Some(answer?);
-                }
-            }
-        }
-        Ok(chunks.into_iter().flatten().collect())
+        judge(offset, len, self.len())
     }
 }
 
@@ -263,9 +205,10 @@ fn judge(offset: u64, len: usize, size: u64) -> Result<Range<u64>> {
     Ok(offset..end.ok_or_else(|| Error::new(Kind::Usage, words()))?)
 }
 
-fn cut(chunk: &Verified, piece: &Piece, here: Range<u64>) -> Option<Verified> {
-    let start = usize::try_from(here.start - piece.range.start).ok()?;
-    let end = usize::try_from(here.end - piece.range.start).ok()?;
+/// A part of a chunk, which is what stands at `whole` of the image.
+fn cut(chunk: &Verified, whole: &Range<u64>, here: Range<u64>) -> Option<Verified> {
+    let start = usize::try_from(here.start - whole.start).ok()?;
+    let end = usize::try_from(here.end - whole.start).ok()?;
     (end <= chunk.len()).then(|| chunk.slice(start..end))
 }
 

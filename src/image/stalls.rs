@@ -7,7 +7,7 @@
 //!
 //! Knows neither threads nor stores: tasks in, tasks out.
 
-use crate::format::PackId;
+use crate::format::{PackId, RepositoryId};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub(super) enum Asked {
     Pack(PackId),
     /// The tier on this machine's disk.
     Tier,
+    /// A stream of what another program wrote, which is read through to where something is wanted.
+    Stream(RepositoryId, u64),
 }
 
 /// The calls under way and the tasks that wait for them.

@@ -212,7 +212,7 @@ impl Shared {
 
 /// What stands here as a name stands for content: equal images share a file.
 fn name_of(image: &Image) -> String {
-    format!("{}-{}", image.map().root.id, image.len())
+    format!("{}-{}", image.id(), image.len())
 }
 
 fn writable(path: &Path) -> std::io::Result<File> {

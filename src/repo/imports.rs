@@ -17,9 +17,9 @@ use crate::store::{self, AnyStore, Fut, late::Late};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The homes of what was imported, as far as records of them were read; each is opened when it is first read from.
+/// The homes of imported backups, as far as their records were read; each is opened when it is first read from.
 #[derive(Default)]
-pub(super) struct Homes(Mutex<HashMap<RepositoryId, Arc<Repository>>>);
+pub(super) struct Homes(Mutex<HashMap<BackupId, Arc<Repository>>>);
 
 /// Where an imported backup lies, for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -114,22 +114,16 @@ impl Repository {
             return Err(Corrupt::OtherName { found: record.id.to_string() }.into());
         }
         let (repository, place, imported) = (home.config.repository, home.place.clone(), home.imported);
-        self.homes.note(repository, || self.home_of(home, key));
+        self.homes.note(id, &repository, || self.open_later(home, key));
         Ok((record, Whereabouts { repository, place, imported }))
     }
 
-    /// The repository in which a backup of ours lies: this one, or one that an imported record told of.
-    pub fn home(self: &Arc<Repository>, repository: RepositoryId) -> Result<Arc<Repository>> {
-        if repository == self.id() {
-            return Ok(Arc::clone(self));
-        }
-        let homes = self.homes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown =
-            || Error::new(Kind::Missing, format!("no record tells where repository {repository} lies"));
-        homes.get(&repository).cloned().ok_or_else(unknown)
+    /// Where a backup lies whose imported record was read; nothing, when none was.
+    pub fn home_of(&self, backup: BackupId) -> Option<Arc<Repository>> {
+        self.homes.0.lock().unwrap_or_else(PoisonError::into_inner).get(&backup).cloned()
     }
 
-    fn home_of(&self, home: Home, master: MasterKey) -> Repository {
+    fn open_later(&self, home: Home, master: MasterKey) -> Repository {
         let keys = Arc::new(Keys::new(home.config.repository, &master));
         let (place, config, code) = (home.place, home.config.clone(), Arc::clone(&keys));
         let opener = {
@@ -146,9 +140,13 @@ impl Repository {
 
 impl Homes {
     /// One repository has one key, so the first that told of it told all; where it lies may differ, and any place will do.
-    fn note(&self, repository: RepositoryId, home: impl FnOnce() -> Repository) {
+    fn note(&self, backup: BackupId, repository: &RepositoryId, home: impl FnOnce() -> Repository) {
         let mut homes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _known = homes.entry(repository).or_insert_with(|| Arc::new(home()));
+        if homes.contains_key(&backup) {
+            return;
+        }
+        let known = homes.values().find(|home| home.id() == *repository).cloned();
+        let _new = homes.insert(backup, known.unwrap_or_else(|| Arc::new(home())));
     }
 }
 

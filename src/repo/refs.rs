@@ -67,6 +67,18 @@ impl Which {
     }
 }
 
+impl Which {
+    /// What a reference means when no backup has the name that it seems to be: the beginning of an id that is written with dashes, as UUIDs are.
+    pub fn as_uuid(&self) -> Option<Which> {
+        let Which::Latest(text, 0) = self else { return None };
+        let dashes = [8, 13, 18, 23];
+        let stands_right = |(at, byte): (usize, u8)| (byte == b'-') == dashes.contains(&at);
+        let digits = text.replace('-', "").to_ascii_lowercase();
+        let is_one = text.len() <= 36 && text.bytes().enumerate().all(stands_right);
+        (is_one && looks_like_an_id(&digits)).then_some(Which::Id(digits))
+    }
+}
+
 fn looks_like_an_id(text: &str) -> bool {
     text.len() >= PREFIX_MIN && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -107,6 +119,7 @@ pub fn choose(records: &[Record], which: &Which) -> Result<Record> {
             let mut of_name = records.iter().rev().filter(|record| record.name == *name);
             match (of_name.clone().count(), of_name.nth(*back)) {
                 (_, Some(record)) => Ok(record.clone()),
+                (0, None) if let Some(id) = which.as_uuid() => choose(records, &id),
                 (0, None) => Err(missing(format!("there is no backup of {name:?}"))),
                 (count, None) => Err(missing(format!("there are only {count} backups of {name:?}"))),
             }

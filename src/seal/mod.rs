@@ -5,7 +5,7 @@
 //! method := 0 body is the plain bytes | 1 body is one zstd frame
 //! ```
 //!
-//! Holds: `open(seal(x)) == x`. What an open gives is [`Verified`]: nobody else can make one, and no switch skips it. The seal
+//! Holds: `open(seal(x)) == x`. What an open gives is [`Verified`]: nobody else can make one (but [`digest`], for what others wrote), and no switch skips it. The seal
 //! binds repository, kind and id, so that no sealed bytes pass for others. `open` allocates once, after judging the length.
 //!
 //! Every pack and object has a key of its own, derived from the repository's and its random id. The nonce derives from
@@ -13,6 +13,7 @@
 //!
 //! Entered from `repo` (seal) and from whoever fetched sealed bytes (open). Leaves to `format`.
 
+pub mod digest;
 mod keys;
 mod sealer;
 mod unlock;

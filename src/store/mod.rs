@@ -1,7 +1,7 @@
 //! Stores: named immutable objects, and nothing more.
 //!
 //! A store is asked six things, and to settle what somebody else left. What it holds is published whole or not at all, never replaced, and read by range.
-//! Layers (retry, limit, deadline, record, fault) are stores that wrap a store; one conformance suite holds all of them.
+//! Layers (retry, limit, deadline, read-only, record, fault) are stores that wrap a store; one conformance suite holds all of them.
 //! Nothing above this room may assume cheap small reads, cheap listing, or rename.
 
 pub mod conformance;
@@ -16,6 +16,7 @@ pub mod local;
 pub mod mem;
 mod name;
 mod open;
+mod read_only;
 pub mod record;
 pub mod retry;
 mod verb;
@@ -26,7 +27,8 @@ pub use limit::Limit;
 pub use local::LocalStore;
 pub use mem::MemStore;
 pub use name::Name;
-pub use open::{Opened, create, open};
+pub use open::{Opened, create, open, open_foreign};
+pub use read_only::ReadOnly;
 pub use record::Record;
 pub use retry::Retry;
 pub use verb::Verb;

@@ -1,7 +1,7 @@
 //! The door: a place as a user writes it becomes a store with the layers it needs.
 
 use super::retry::{Patience, Retry};
-use super::{AnyStore, LocalStore};
+use super::{AnyStore, LocalStore, ReadOnly};
 use crate::error::{Error, Kind, Result};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -19,6 +19,13 @@ pub struct Opened {
 /// Opens the store at `place`. Nothing is written.
 pub fn open(place: impl AsRef<OsStr>) -> Result<Opened> {
     LocalStore::open(path_of(place.as_ref())?).map(layered)
+}
+
+/// Opens the store at `place` that somebody else fills, with names of their own. Nothing is ever written there.
+pub fn open_foreign(place: impl AsRef<OsStr>) -> Result<Opened> {
+    let local = LocalStore::open_foreign(path_of(place.as_ref())?)?;
+    let Opened { store, local } = layered(local);
+    Ok(Opened { store: Arc::new(ReadOnly::new(store)), local })
 }
 
 /// Makes a store at `place`, or takes an empty one; entries called as in `ours` do not count against emptiness.

@@ -94,7 +94,7 @@ pub fn check(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Report> {
-    let repository = engine.repository();
+    let repository = engine.repository()?;
     // In the order opposite to publication: what becomes visible meanwhile is not blamed for packs that were not listed yet.
     let listing = runtime.block_on(repository.list_records())?;
     let indexes = runtime.block_on(repository.index_objects())?;
@@ -279,7 +279,7 @@ impl Check<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let there = InHome::new(engine.home(record.repository)?, self.runtime, cancel);
+            let there = InHome::new(engine.of_backup(record.id), self.runtime, cancel);
             match there.check(&record, options.read_percent > 0.0) {
                 Ok(lost) => {
                     self.report.backups_ok += u64::from(lost.is_empty());

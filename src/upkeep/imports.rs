@@ -43,20 +43,20 @@ impl<'a> InHome<'a> {
         for item in &record.items {
             let (Content::Image { size: len, root, .. } | Content::Tree { bytes: len, root, .. }) =
                 item.content;
-            let image = Image::new(Arc::clone(&self.engine), Map { root, len });
+            let map = Map { root, len };
             match read {
-                true => self.read(&item.name, &image)?,
-                false => self.walk(&item.name, &image)?,
+                true => self.read(&item.name, &Image::new(Arc::clone(&self.engine), map))?,
+                false => self.walk(&item.name, &map)?,
             }
         }
         Ok(self.lost)
     }
 
-    fn walk(&mut self, item: &str, image: &Image) -> Result<()> {
+    fn walk(&mut self, item: &str, map: &Map) -> Result<()> {
         let mut at = 0;
-        while at < image.len() {
+        while at < map.len {
             self.cancel.check()?;
-            match self.runtime.block_on(image.map().stretch(&self.engine, at)) {
+            match self.runtime.block_on(map.stretch(&self.engine, at)) {
                 Ok(Stretch::Hole(hole)) => at = hole.end,
                 Ok(Stretch::Leaf(leaf)) => {
                     for piece in leaf.pieces(at) {
@@ -69,7 +69,7 @@ impl<'a> InHome<'a> {
                 }
                 // What the node covers is told by the node.
                 Err(error) if is_damage(&error) => {
-                    self.blame(item, at..image.len(), error);
+                    self.blame(item, at..map.len, error);
                     break;
                 }
                 Err(error) => return Err(error),
@@ -80,7 +80,7 @@ impl<'a> InHome<'a> {
 
     /// Why a chunk can't be had: its pack is gone, and no other has it.
     fn is_lost(&mut self, child: &Child) -> Result<Option<Error>> {
-        let (pack, repository) = (child.place.pack, Arc::clone(self.engine.repository()));
+        let (pack, repository) = (child.place.pack, Arc::clone(self.engine.repository()?));
         let there = match self.packs.get(&pack) {
             Some(there) => *there,
             None => {
@@ -119,7 +119,7 @@ impl<'a> InHome<'a> {
     }
 
     fn read_by_chunks(&mut self, item: &str, image: &Image, range: Range<u64>) -> Result<()> {
-        let chunk = u64::from(image.map().root.chunk_size).max(4096);
+        let chunk = image.chunk_len().max(4096);
         let mut at = range.start;
         while at < range.end {
             self.cancel.check()?;

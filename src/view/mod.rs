@@ -9,7 +9,7 @@
 //! ids/<id> -> ../volumes/<name>/<time>
 //! ```
 //!
-//! repository -> [`Contents`] (which backups there are, never changing) -> [`Node`] (one file) -> [`File`] (its bytes)
+//! library -> [`Contents`] (which backups there are, never changing) -> [`Node`] (one file) -> [`File`] (its bytes)
 //!
 //! [`View`] holds the contents and sees to it that they are young. Everything else here is plain: it takes contents and gives
 //! an answer. **Invariant:** knows neither FUSE nor HTTP, and writes nothing.
@@ -36,9 +36,8 @@ pub use share::{Folder, Inside, Share};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::format::BackupId;
 use crate::format::record::Record;
-use crate::format::shown::to_json;
 use crate::image::tree::Tree;
-use crate::image::{Engine, Image, Map};
+use crate::image::{Engine, Library};
 use bytes::Bytes;
 use lru::LruCache;
 use refresh::Kept;
@@ -58,10 +57,10 @@ const RECORDS_AT_ONCE: usize = 8;
 /// Trees by their backup and their number in it.
 type Shares = LruCache<(BackupId, usize), Arc<Share>>;
 
-/// The tree over one repository. Cheap to clone.
+/// The tree over the backups of one place. Cheap to clone.
 #[derive(Clone)]
 pub struct View {
-    engine: Arc<Engine>,
+    library: Arc<dyn Library>,
     kept: Arc<Kept>,
     records: Arc<Mutex<LruCache<BackupId, Bytes>>>,
     shares: Arc<Mutex<Shares>>,
@@ -69,12 +68,12 @@ pub struct View {
 }
 
 impl View {
-    /// A view of what the engine reads from.
-    pub fn new(engine: Arc<Engine>) -> View {
-        let kept = Kept::new(Arc::clone(engine.repository()), engine.runtime().clone());
+    /// A view of what the library knows.
+    pub fn new(library: Arc<dyn Library>) -> View {
+        let kept = Kept::new(Arc::clone(&library));
         let records = Arc::new(Mutex::new(LruCache::new(RECORDS_KEPT)));
         let shares = Arc::new(Mutex::new(LruCache::new(SHARES_KEPT)));
-        View { engine, kept, records, shares, reading: Arc::new(Semaphore::new(RECORDS_AT_ONCE)) }
+        View { library, kept, records, shares, reading: Arc::new(Semaphore::new(RECORDS_AT_ONCE)) }
     }
 
     /// Which backups there are, if that was known some seconds ago. Never waits.
@@ -89,7 +88,7 @@ impl View {
 
     /// What reads the images.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        self.library.engine()
     }
 
     /// A backup's `backup.json`, if it was looked at lately.
@@ -103,7 +102,7 @@ impl View {
             return Ok(json);
         }
         let record = self.read_record(backup.id).await?;
-        let json = serde_json::to_string_pretty(&to_json(&record))
+        let json = serde_json::to_string_pretty(&self.library.json(&record))
             .map_err(|error| Error::new(ErrorKind::Unsupported, "write a record as JSON").caused_by(error))?;
         let json = Bytes::from(json + "\n");
         if json.len() <= RECORD_LEN_KEPT {
@@ -118,10 +117,10 @@ impl View {
         let gone =
             |_| Error::new(ErrorKind::Interrupted, format!("read the record of backup {id}: given up"));
         let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| gone(()))?;
-        let (repository, runtime) = (Arc::clone(self.engine.repository()), self.engine.runtime().clone());
-        let reading = self.engine.runtime().spawn_blocking(move || {
+        let (library, runtime) = (Arc::clone(&self.library), self.engine().runtime().clone());
+        let reading = self.engine().runtime().spawn_blocking(move || {
             let _permit = permit;
-            runtime.block_on(repository.record(id))
+            runtime.block_on(library.record(id))
         });
         reading.await.map_err(|_| gone(()))?
     }
@@ -133,7 +132,8 @@ impl View {
             tree.ok_or_else(|| Error::new(ErrorKind::Missing, "there is no such tree in the backup"))?;
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let share = shares.get_or_insert((shown.backup.id, number), || {
-            Arc::new(Share::new(Tree::new(Arc::clone(&self.engine), tree.root), shown, number))
+            let engine = self.engine().of_backup(shown.backup.id);
+            Arc::new(Share::new(Tree::new(engine, tree.root), shown, number))
         });
         Ok(Arc::clone(share))
     }
@@ -143,9 +143,7 @@ impl View {
         let image = shown.backup.images.get(number);
         let missing = || Error::new(ErrorKind::Missing, "there is no such image in the backup");
         let ImageItem { root, size, .. } = image.ok_or_else(missing)?;
-        let engine = self.engine.home(shown.backup.home)?;
-        let image = Image::new(engine, Map { root: *root, len: *size });
-        Ok(File::image(image))
+        Ok(File::image(self.library.open(shown.backup.id, root, *size)))
     }
 
     /// Opens `backup.json`.

@@ -1,4 +1,4 @@
-//! Keeping up with a repository in which backups come and go, at no cost while nobody looks.
+//! Keeping up with a library in which backups come and go, at no cost while nobody looks.
 //!
 //! Whoever looks at a list that is older than some seconds has it compared with the store first: one listing of ids, and the records of those
 //! that are new. A store that is slow or away delays a look by a moment, once; then people go on with what was known.
@@ -7,7 +7,7 @@ use super::contents::{Backup, Contents};
 use crate::error::{Error, Kind, Result};
 use crate::format::BackupId;
 use crate::format::record::Record;
-use crate::repo::Repository;
+use crate::image::Library;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,8 +24,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The list of backups, kept up to date for those who look.
 pub(super) struct Kept {
-    repository: Arc<Repository>,
-    runtime: tokio::runtime::Handle,
+    library: Arc<dyn Library>,
     state: Mutex<State>,
 }
 
@@ -41,8 +40,8 @@ struct State {
 }
 
 impl Kept {
-    pub(super) fn new(repository: Arc<Repository>, runtime: tokio::runtime::Handle) -> Arc<Kept> {
-        Arc::new(Kept { repository, runtime, state: Mutex::default() })
+    pub(super) fn new(library: Arc<dyn Library>) -> Arc<Kept> {
+        Arc::new(Kept { library, state: Mutex::default() })
     }
 
     /// The list, if it is young. Never waits.
@@ -85,8 +84,9 @@ impl Kept {
         let (done, wait) = watch::channel(());
         let kept = Arc::clone(self);
         // What the repository keeps on this machine is read in a way that blocks.
-        drop(self.runtime.spawn_blocking(move || {
-            let answer = kept.runtime.block_on(kept.ask());
+        let runtime = self.library.engine().runtime().clone();
+        drop(self.library.engine().runtime().spawn_blocking(move || {
+            let answer = runtime.block_on(kept.ask());
             kept.take(answer);
             drop(done);
         }));
@@ -97,10 +97,10 @@ impl Kept {
 
     async fn ask(&self) -> Result<Option<Contents>> {
         let Some(old) = self.state().contents.clone() else {
-            let listing = self.repository.list().await?;
+            let listing = self.library.list().await?;
             return Ok(Some(self.contents_of(listing, &HashMap::new())));
         };
-        let ids = self.repository.backup_ids().await?;
+        let ids = self.library.ids().await?;
         let new: Vec<BackupId> = ids.iter().copied().filter(|id| self.is_new(&old, id)).collect();
         let known: HashMap<BackupId, Arc<Backup>> = ids
             .iter()
@@ -111,12 +111,12 @@ impl Kept {
             return Ok(None);
         }
         if new.len() > SINGLY {
-            let listing = self.repository.list().await?;
+            let listing = self.library.list().await?;
             return Ok(Some(self.contents_of(listing, &known)));
         }
         let mut backups: Vec<Arc<Backup>> = known.into_values().collect();
         for id in new {
-            match self.repository.record(id).await {
+            match self.library.record(id).await {
                 Ok(record) => backups.extend(self.shown(&record)),
                 Err(error) if error.kind() == Kind::Missing => {}
                 Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {

@@ -281,7 +281,8 @@ fn extents_hold(image: &Image, bytes: &[u8]) {
 
 fn differences(engine: &Arc<Engine>, a: &Record, b: &Record) -> Vec<Range<u64>> {
     let mut found = Vec::new();
-    wait(compare(engine, &map(&a.items[0]), &map(&b.items[0]), &mut |range| found.push(range))).unwrap();
+    let image = |record: &Record| Image::new(Arc::clone(engine), map(&record.items[0]));
+    wait(compare(&image(a), &image(b), &mut |range| found.push(range))).unwrap();
     found
 }
 

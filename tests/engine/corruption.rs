@@ -57,7 +57,7 @@ fn harmed<T>(store: &MemStore, name: &Name, bytes: Vec<u8>, look: impl FnOnce() 
 
 fn readable(bench: &Bench, records: &[(Record, Vec<u8>)]) -> Vec<bool> {
     let Ok(engine) = bench.engine() else { return vec![false; records.len()] };
-    let listing = wait(engine.repository().list()).expect("damage is no reason not to list");
+    let listing = wait(engine.repository().unwrap().list()).expect("damage is no reason not to list");
     let one = |(record, bytes): &(Record, Vec<u8>)| {
         let found: Vec<&Record> = listing.records.iter().filter(|found| found.id == record.id).collect();
         let [found] = found.as_slice() else {

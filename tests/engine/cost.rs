@@ -1,7 +1,7 @@
 //! What things cost, counted in calls to the store: the promises of DESIGN.md about reads, lists and unchanged backups (harness V).
 
 use crate::corruption::publish_copies;
-use crate::fixture::{Bench, CHUNK, chunks, image, noise, runtime, wait};
+use crate::fixture::{Bench, CHUNK, chunks, image, map, noise, runtime, wait};
 use afterimage::format::record::Record;
 use afterimage::image::bulk::stream_in_order;
 use afterimage::image::{Ahead, Image, Stretch};
@@ -22,7 +22,7 @@ fn counted(bench: &Bench) -> (Bench, Arc<Recorder>) {
 /// The pack in which an image's first chunk lies.
 fn data_pack(bench: &Bench, record: &Record, at: u64) -> String {
     let engine = bench.engine().unwrap();
-    let Stretch::Leaf(leaf) = wait(image(&engine, record).map().stretch(&engine, at)).unwrap() else {
+    let Stretch::Leaf(leaf) = wait(map(&record.items[0]).stretch(&engine, at)).unwrap() else {
         panic!("a hole")
     };
     let place = leaf.at(at).unwrap().child.expect("data").place;
@@ -47,7 +47,7 @@ fn v_a_cold_read_in_a_huge_image_costs_one_get_for_each_level_of_its_map_and_one
         2,
         "config and key: {opening:?}"
     );
-    let found = wait(engine.repository().record(record.id)).unwrap();
+    let found = wait(engine.repository().unwrap().record(record.id)).unwrap();
     assert_eq!(recorder.take_log().len(), 1, "a backup is opened by one get");
     let image = image(&engine, &found);
     assert!(wait(image.read_at(at, CHUNK)).unwrap() == noise(1, 8 * CHUNK)[CHUNK..2 * CHUNK]);

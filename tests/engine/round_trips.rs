@@ -27,6 +27,7 @@ fn back_up(bench: &Bench, share: &Path) -> Tree {
         level: LEVEL_DEFAULT,
         digest: false,
         memory: MEMORY,
+        copy_of: None,
     });
     let record = record.expect("back up");
     Tree::of(&bench.engine().expect("open"), &record.items[0]).expect("a tree")

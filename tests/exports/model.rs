@@ -8,6 +8,7 @@ use afterimage::exports::house::Backups;
 use afterimage::exports::overlay::{Offer, OverlayExport};
 use afterimage::format::record::{Content, Record};
 use afterimage::image::Engine;
+use afterimage::image::library::Ours;
 use afterimage::repo::Repository;
 use afterimage_nbd::export::{Export, Part, Parts, Zeroing};
 use bytes::Bytes;
@@ -68,9 +69,14 @@ impl World {
         let repository = runtime.block_on(Repository::open(store, &cache, &mut ask)).expect("a repository");
         let engine =
             Engine::new(Arc::new(repository), runtime.handle().clone(), 32 << 20).expect("an engine");
-        let records = runtime.block_on(engine.repository().list()).expect("a list").records;
+        let records = runtime.block_on(engine.repository().expect("ours").list()).expect("a list").records;
         let shelf = Shelf::new(records.iter().map(known).collect());
-        World { runtime, sand, backups: Backups::new(engine, Arc::new(Fixed(Arc::new(shelf)))), base }
+        World {
+            runtime,
+            sand,
+            backups: Backups::new(Arc::new(Ours::new(engine)), Arc::new(Fixed(Arc::new(shelf)))),
+            base,
+        }
     }
 
     fn open(&self, keep: Option<&str>) -> OverlayExport {

@@ -19,7 +19,7 @@ fn n13_a_debian_boots_from_an_overlay_from_its_commit_and_from_a_live_restore_wh
 }
 
 /// Runs a script of ours with the built command to its last line.
-fn works(script: &str, within: Duration) {
+pub(crate) fn works(script: &str, within: Duration) {
     let mut command = Command::new(format!("{}/scripts/{script}", env!("CARGO_MANIFEST_DIR")));
     let _ = command.arg(env!("CARGO_BIN_EXE_afterimage")).stdin(Stdio::null());
     let output = run(command, within).expect_code(0);

@@ -24,6 +24,7 @@ mod tools;
 #[path = "../mount/world.rs"]
 mod world;
 
+mod cinder;
 mod disks;
 mod exports;
 mod guest;

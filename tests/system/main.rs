@@ -5,8 +5,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../mount/world.rs"]
+mod world;
+
 mod bad_luck;
 mod carried;
+mod cinder;
 mod damage;
 mod foreign;
 mod golden;

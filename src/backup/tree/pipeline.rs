@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 use crate::format::limits;
 use crate::format::record::Root;
 use crate::format::tree::{Time, Totals};
-use crate::image::Engine;
 use crate::image::tree::Tree;
 use crate::progress::{Cancel, Progress};
+use crate::repo::Repository;
 use crate::repo::known::Known;
 use crate::repo::writer::Writer;
 use crate::seal::Seal;
@@ -32,7 +32,7 @@ const TICK_SECS: i64 = 2;
 
 /// What the stages of one tree need.
 pub(in crate::backup) struct TreePlan<'a> {
-    pub(in crate::backup) engine: &'a Arc<Engine>,
+    pub(in crate::backup) repository: &'a Repository,
     pub(in crate::backup) runtime: &'a Handle,
     pub(in crate::backup) known: &'a Arc<Known>,
     /// The tree to compare with, and what was seen beside it.
@@ -113,7 +113,7 @@ pub(in crate::backup) fn back_up_tree(
 
 /// Files are cut into chunks of about twice the size that images are cut at.
 fn cutter(plan: &TreePlan<'_>) -> Cutter {
-    let repository = plan.engine.repository();
+    let repository = plan.repository;
     let goal = (repository.config.chunk_size * 2).min(limits::CHUNK_LEN_MAX / 4);
     Cutter::new(repository.keys.gear(), goal as usize)
 }
@@ -126,7 +126,7 @@ fn fresh_from(directory: &Directory) -> Time {
 
 /// A failure, a panic too, goes the way of the units: the assembler waits for every one of them.
 fn work(plan: &TreePlan<'_>, shop: &Shop<'_>, from: &Receiver<Unit>, to: &Sender<Done>) -> Result<()> {
-    let keys = &plan.engine.repository().keys;
+    let keys = &plan.repository.keys;
     let mut worker = Worker { shop, judge: Judge { keys, known: plan.known, seal: Seal::new(plan.level)? } };
     for unit in from {
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.unit(unit)));

@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
     fn group(&self, look: &Look) -> [u8; 16] {
         let other = (look.device != self.shop.device).then(|| look.device.to_string());
         let file_system = other.unwrap_or_default();
-        self.plan.engine.repository().keys.link_group(file_system.as_bytes(), look.inode)
+        self.plan.repository.keys.link_group(file_system.as_bytes(), look.inode)
     }
 
     /// One name of a directory; a directory below that is to be walked next.

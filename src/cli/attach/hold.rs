@@ -8,7 +8,6 @@ use crate::cli::mount;
 use crate::cli::serve::shelf::Shelves;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::exports::house::Backups;
-use crate::image::Engine;
 use crate::seal::Password;
 use crate::source::nbd::error_of;
 use crate::view::View;
@@ -203,10 +202,9 @@ fn serve(
 
 /// The backup's image as an export, and what the kernel shall call it.
 fn find(context: &Context, backup: &str, password: Option<Password>) -> Result<(Arc<dyn Export>, String)> {
-    let repository = context.repository_by(password)?;
-    let engine = Engine::new(repository, context.runtime().clone(), context.global.memory)?;
-    let shelves = Arc::new(Shelves::new(View::new(Arc::clone(&engine))));
-    let backups = Backups::new(engine, shelves);
+    let library = context.library_by(password, |_| None)?;
+    let shelves = Arc::new(Shelves::new(View::new(Arc::clone(&library))));
+    let backups = Backups::new(library, shelves);
     let export = context.runtime().block_on(backups.find(backup)).context(|| format!("attach {backup}"))?;
     let id = format!("backup {}/{}", export.id(), export.item());
     Ok((export, id))

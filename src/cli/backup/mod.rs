@@ -5,6 +5,7 @@
 
 mod each;
 
+use super::adopt;
 use super::args::{Backup, Directories};
 use super::context::Context;
 use super::units;
@@ -38,6 +39,12 @@ pub(super) enum Began {
 }
 
 pub(super) fn run(context: &Context, args: Backup) -> Result<u8> {
+    if args.sources.iter().any(|source| adopt::is_meant(source)) {
+        return adopt::run(context, &args);
+    }
+    if args.chain {
+        return Err(Error::new(Kind::Usage, "--chain is for backups of Cinder's: cinder:DIR#BACKUP"));
+    }
     match args.each {
         true => each::run(context, &args),
         false => run_from(context, args, Began::Claimed),
@@ -69,7 +76,7 @@ fn make(
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<BTreeMap<_, _>>>()?;
     let name = args.name.clone().unwrap_or_default();
     let items = open_sources(context, args, began)?;
-    same_disk(context, &items, engine.repository().config.separate)?;
+    same_disk(context, &items, engine.repository()?.config.separate)?;
     let parent = parent(context, engine, args, began)?;
     let (time, level, digest, memory) = (args.time, args.level, args.digest, context.global.memory);
     let job = Job { name, items, parent, time, tags, metadata, level, digest, memory, copy_of: None };
@@ -92,7 +99,7 @@ fn parent(context: &Context, engine: &Arc<Engine>, args: &Backup, began: Began) 
         Some("none") => return Ok(Parent::None),
         Some(text) => text,
     };
-    let record = context.runtime().block_on(engine.repository().find(&Reference::parse(text)?))?;
+    let record = context.runtime().block_on(engine.repository()?.find(&Reference::parse(text)?))?;
     let name = args.name.as_deref().unwrap_or_default();
     if whose_bitmap(args)? && began == Began::Claimed && record.name != name {
         let words = format!(

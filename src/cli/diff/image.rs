@@ -8,7 +8,7 @@ use serde_json::json;
 
 pub(super) fn run(context: &Context, a: &Image, b: &Image) -> Result<u8> {
     let mut extents = Vec::new();
-    context.runtime().block_on(compare(a.engine(), a.map(), b.map(), &mut |range| extents.push(range)))?;
+    context.runtime().block_on(compare(a, b, &mut |range| extents.push(range)))?;
     let sum: u64 = extents.iter().map(|range| range.end - range.start).sum();
     context.print(
         || {

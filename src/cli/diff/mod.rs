@@ -6,18 +6,21 @@ mod tree;
 use super::args::Diff;
 use super::context::Context;
 use crate::error::{Error, Kind, Result};
-use crate::format::record::{Content, Item};
+use crate::format::record::Content;
 use crate::image::tree::Tree;
-use crate::image::{Engine, Image, Map};
-use std::sync::Arc;
+use crate::image::{Image, Library};
+
+/// What a reference means, opened.
+enum Side {
+    Image(Image),
+    Share(Tree),
+}
 
 pub(super) fn run(context: &Context, args: &Diff) -> Result<u8> {
-    let engine = context.engine()?;
-    let (_, a) = context.item(&engine, &args.a)?;
-    let (_, b) = context.item(&engine, &args.b)?;
-    match (as_image(&engine, &a), as_image(&engine, &b), Tree::of(&engine, &a), Tree::of(&engine, &b)) {
-        (Some(a), Some(b), ..) => image::run(context, &a, &b),
-        (.., Some(a), Some(b)) => tree::run(context, &a, &b),
+    let library = context.library()?;
+    match (side(context, &*library, &args.a)?, side(context, &*library, &args.b)?) {
+        (Side::Image(a), Side::Image(b)) => image::run(context, &a, &b),
+        (Side::Share(a), Side::Share(b)) => tree::run(context, &a, &b),
         _ => {
             let words = format!("one of {} and {} is an image and the other a share", args.a, args.b);
             Err(Error::new(Kind::Usage, words))
@@ -25,9 +28,10 @@ pub(super) fn run(context: &Context, args: &Diff) -> Result<u8> {
     }
 }
 
-fn as_image(engine: &Arc<Engine>, item: &Item) -> Option<Image> {
-    match item.content {
-        Content::Image { size, root, .. } => Some(Image::new(Arc::clone(engine), Map { root, len: size })),
-        Content::Tree { .. } => None,
-    }
+fn side(context: &Context, library: &dyn Library, text: &str) -> Result<Side> {
+    let (record, item) = context.item(library, text)?;
+    Ok(match item.content {
+        Content::Image { size, root, .. } => Side::Image(library.open(record.id, &root, size)),
+        Content::Tree { root, .. } => Side::Share(Tree::new(library.engine().of_backup(record.id), root)),
+    })
 }

@@ -69,7 +69,7 @@ impl Figures {
             "mountpoint": self.mountpoint,
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
-            "repository": self.engine.repository().id(),
+            "repository": self.engine.home(),
             "since": self.since,
             "operations": ops,
         });

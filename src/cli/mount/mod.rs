@@ -17,10 +17,10 @@ use super::background::{self, Log};
 use super::context::Context;
 use super::control::{self, Control};
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::RepositoryId;
 use crate::image::Engine;
 use crate::image::disk::Disk;
 use crate::image::whole::Whole;
-use crate::repo::Repository;
 use crate::seal::Password;
 use crate::view::View;
 use afterimage_mountd::background::{Child, Ready};
@@ -99,13 +99,11 @@ struct Serving {
 
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
-        let repository = context.repository_by(password)?;
         let size = args.cache_size.map(|size| if passes_through(args) { size / 4 } else { size });
-        let disk = disk(args.cache_dir.as_deref(), size, &repository);
-        let whole = whole(args, &repository).map(Arc::new);
-        let (runtime, memory) = (context.runtime().clone(), context.global.memory);
-        let engine = Engine::with_disk(repository, runtime, memory, disk)?;
-        let view = View::new(Arc::clone(&engine));
+        let library = context.library_by(password, |id| disk(args.cache_dir.as_deref(), size, id))?;
+        let engine = Arc::clone(library.engine());
+        let whole = whole(args, engine.home()).map(Arc::new);
+        let view = View::new(library);
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
@@ -158,9 +156,9 @@ pub(super) fn end_soon() {
 }
 
 /// The tier on disk that was asked for. Without it all works, so what keeps it from being used is told and no more (A11).
-pub(super) fn disk(dir: Option<&Path>, size: Option<u64>, repository: &Repository) -> Option<Disk> {
+pub(super) fn disk(dir: Option<&Path>, size: Option<u64>, repository: RepositoryId) -> Option<Disk> {
     let (dir, size) = (std::path::absolute(dir?).ok()?, size?);
-    Disk::open(&dir, repository.id(), size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
+    Disk::open(&dir, repository, size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
 }
 
 /// Only root's mounts can have the kernel read by itself; what nobody would read is not filled.
@@ -169,13 +167,13 @@ fn passes_through(args: &Args) -> bool {
 }
 
 /// The plain files that were asked for.
-fn whole(args: &Args, repository: &Repository) -> Option<Whole> {
+fn whole(args: &Args, home: RepositoryId) -> Option<Whole> {
     let (dir, size) = (args.cache_dir.as_ref()?, args.cache_size?);
     if !passes_through(args) {
         return None;
     }
     let dir = std::path::absolute(dir).ok()?;
-    let opened = Whole::open(&dir, repository.id(), size - size / 4);
+    let opened = Whole::open(&dir, home, size - size / 4);
     opened.map_err(|error| tracing::warn!("{error}; it goes without")).ok()
 }
 

@@ -11,6 +11,9 @@ use serde_json::Value;
 use std::path::Path;
 
 pub(super) fn run(context: &Context, args: &RecordExport) -> Result<u8> {
+    if let Some(container) = context.cinder()? {
+        return super::cinder::export(context, &container, args);
+    }
     let repository = context.repository()?;
     if args.format == Some(RecordFormat::Cinder) {
         let words = "Cinder imports backups of a container of its own, and this repository is none";

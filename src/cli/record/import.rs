@@ -3,8 +3,10 @@
 //! The home is opened with its own key, which opens the record. Then the record stays here and the backup there, or (`--copy`) the backup is stored
 //! here, in this repository's own chunks and under its own key.
 
+use super::cinder;
 use super::export::home_place;
 use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
+use crate::cli::adopt::{self, Place, Wish, adopt, ancestors};
 use crate::cli::args::RecordImport;
 use crate::cli::context::Context;
 use crate::cli::{locations, password};
@@ -21,6 +23,7 @@ use crate::seal::LEVEL_DEFAULT;
 use crate::source::Facts;
 use crate::store;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -28,14 +31,16 @@ use std::sync::Arc;
 
 pub(super) fn run(context: &Context, args: &RecordImport) -> Result<u8> {
     let text = read(&args.file)?;
+    if let Some(container) = context.cinder()? {
+        return cinder::look_up(context, &container, &text);
+    }
     if !Carried::is_meant(&text) {
-        return Err(Error::new(Kind::Usage, format!("{}: it is no exported record", args.file.display()))
-            .hint("afterimage record export makes one"));
+        return import_cinder(context, args, &text);
     }
     let carried =
         Carried::parse(&text).map_err(Error::from).context(|| format!("read {}", args.file.display()))?;
     let engine = context.writer_engine()?;
-    let ours = engine.repository();
+    let ours = engine.repository()?;
     if carried.home == ours.id() {
         return Err(Error::new(Kind::Refused, "the record is of this very repository, which has it already"));
     }
@@ -57,6 +62,32 @@ pub(super) fn run(context: &Context, args: &RecordImport) -> Result<u8> {
         imported.push((record, new));
     }
     context.print(|| as_json(&imported), || page(context, &imported))?;
+    Ok(0)
+}
+
+/// Stores the backups that records of Cinder's speak of, parents first.
+fn import_cinder(context: &Context, args: &RecordImport, text: &[u8]) -> Result<u8> {
+    let rows = cinder::rows_in(text).context(|| format!("read {}", args.file.display()))?;
+    let place =
+        args.home.as_deref().filter(|_| args.copy).map(|home| Place::open(context, home)).transpose()?;
+    let Some(place) = place.flatten() else {
+        let words = "records of Cinder's speak of a container, which is read as it is";
+        return Err(Error::new(Kind::Usage, words).hint(
+            "afterimage -r cinder:DIR record import looks them up there; --home cinder:DIR --copy stores their backups here",
+        ));
+    };
+    let engine = context.writer_engine()?;
+    let wish = Wish { name: None, tags: BTreeMap::new(), level: LEVEL_DEFAULT, digest: false };
+    let mut made: Vec<(Record, bool)> = Vec::new();
+    for row in rows {
+        let record = cinder::find(context, &place.container, &row)?;
+        for theirs in context.runtime().block_on(ancestors(&*place.container, record))? {
+            if made.iter().all(|(ours, _)| ours.id != theirs.id) {
+                made.push(adopt(context, &engine, &place, &theirs, &wish)?);
+            }
+        }
+    }
+    context.print(|| as_json(&made), || adopt::page(context, &made))?;
     Ok(0)
 }
 
@@ -128,7 +159,7 @@ fn refuse_to_expose(context: &Context, ours: &Repository, home: &Repository) -> 
 
 /// Stores a backup of another repository in this one; whether that was needed.
 fn copy(context: &Context, engine: &Arc<Engine>, home: &Arc<Repository>, record: &Record) -> Result<bool> {
-    let ours = engine.repository();
+    let ours = engine.repository()?;
     let runtime = context.runtime();
     if runtime.block_on(ours.record_ids())?.contains(&record.id) {
         return Ok(false);

@@ -1,5 +1,6 @@
 //! `record`: a backup's record, to take elsewhere; and back.
 
+mod cinder;
 mod export;
 mod import;
 

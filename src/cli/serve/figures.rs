@@ -111,7 +111,7 @@ impl Figures {
             "serving": self.places,
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
-            "repository": self.engine.as_ref().map(|engine| engine.repository().id()),
+            "repository": self.engine.as_ref().map(|engine| engine.home()),
             "since": self.since,
             "exports": self.exports.iter().map(export).collect::<Vec<_>>(),
         });

@@ -25,7 +25,6 @@ use offers::{Offered, Offers};
 use serde_json::{Value, json};
 use shelf::Shelves;
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,21 +90,21 @@ struct Serving {
 
 impl Serving {
     fn open(context: &Context, args: &Serve, offers: Offers) -> Result<Serving> {
-        let directory = context.global.repo.as_deref().map(Path::new).filter(|path| path.is_dir());
+        let directory = context.directory().ok().filter(|path| path.is_dir());
+        let directory = directory.as_deref();
         if context.global.repo.is_none() {
             let offered = context.runtime().block_on(offers.open(directory, None))?;
             return Ok(Serving { offered, backups: None, engine: None, mount: None });
         }
-        let repository = context.repository()?;
-        let disk = mount::disk(args.cache_dir.as_deref(), args.cache_size, &repository);
-        let runtime = context.runtime().clone();
-        let engine = Engine::with_disk(repository, runtime, context.global.memory, disk)?;
-        let view = View::new(Arc::clone(&engine));
+        let disk = |id| mount::disk(args.cache_dir.as_deref(), args.cache_size, id);
+        let library = context.library_by(context.given_password()?, disk)?;
+        let engine = Arc::clone(library.engine());
+        let view = View::new(Arc::clone(&library));
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
         let look = Arc::new(Shelves::new(view.clone()));
-        let backups = Arc::new(Backups::new(Arc::clone(&engine), look));
+        let backups = Arc::new(Backups::new(library, look));
         let offered = context.runtime().block_on(offers.open(directory, Some(&backups)))?;
         let mount = match &args.mount {
             None => None,

@@ -13,7 +13,7 @@ use super::answer::{failed, from_repository};
 use super::watch::Traffic;
 use crate::error::Result;
 use crate::format::BackupId;
-use crate::image::{Engine, Image, Map, Part as ImagePart};
+use crate::image::{Image, Library, Part as ImagePart};
 use afterimage_nbd::export::{
     Aliases, Answer, BlockSizes, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Part,
     Parts, Peer,
@@ -53,21 +53,21 @@ pub struct BackupExport {
 impl BackupExport {
     /// The image that was picked from the shelf. Fetches nothing.
     pub fn new(
-        engine: &Arc<Engine>,
+        library: &dyn Library,
         shelf: &Arc<Shelf>,
         pick: &Pick<'_>,
         traffic: Arc<Traffic>,
-    ) -> Result<BackupExport> {
-        let map = |pick: &Pick<'_>| Map { root: pick.image().root, len: pick.image().size };
+    ) -> BackupExport {
+        let open = |pick: &Pick<'_>| library.open(pick.backup.id, &pick.image().root, pick.image().size);
         let relatives = shelf.relatives(pick).into_iter().take(SINCE_MAX);
         let relatives: Vec<(Pick<'_>, String)> = relatives
             .map(|other| (other, format!("{SINCE}{}", shelf.canonical(&other))))
             .filter(|(_, context)| Name::new(context).is_ok())
             .collect();
-        let since = relatives.iter().map(|(other, _)| Since::new(map(other))).collect();
+        let since = relatives.iter().map(|(other, _)| Since::new(open(other))).collect();
         let others: Vec<_> = relatives.iter().map(|(other, _)| (other.backup.id, other.number)).collect();
         let contexts = relatives.into_iter().map(|(_, context)| context).collect();
-        let image = Image::new(engine.home(pick.backup.home)?, map(pick));
+        let image = open(pick);
         let chunk = pick.image().root.chunk_size.max(4096);
         let info = Info {
             block_sizes: BlockSizes {
@@ -82,7 +82,7 @@ impl BackupExport {
             ..Info::read_only(image.len())
         };
         let (id, item) = (pick.backup.id, pick.image().name.clone());
-        Ok(BackupExport { id, item, image, info, streams: Streams::default(), since, traffic })
+        BackupExport { id, item, image, info, streams: Streams::default(), since, traffic }
     }
 
     /// Which backup it belongs to.

@@ -133,6 +133,9 @@ impl Shelf {
             }
             Which::Latest(name, back) => {
                 let place = of_name(name).iter().rev().nth(*back);
+                if let (None, Some(id)) = (place, which.as_uuid()) {
+                    return self.place(&id);
+                }
                 place.copied().ok_or_else(|| missing(format!("there is no backup {back} of {name:?}")))
             }
             Which::At(name, time) => {

@@ -4,7 +4,7 @@
 //! lie close together become one.
 
 use crate::error::{Error, Kind, Result};
-use crate::image::{Image, Map, compare};
+use crate::image::{Image, compare};
 use afterimage_nbd::export::Extent;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ const DIRTY: u64 = 1;
 
 /// What differs from one other image.
 pub(super) struct Since {
-    other: Map,
+    other: Image,
     changed: Arc<OnceCell<Vec<Range<u64>>>>,
 }
 
 impl Since {
-    pub(super) fn new(other: Map) -> Since {
+    pub(super) fn new(other: Image) -> Since {
         Since { other, changed: Arc::default() }
     }
 
     /// The ranges in which the image differs, found out once.
     pub(super) fn changed(&self, image: &Image) -> impl Future<Output = Result<Changed>> + use<> {
-        let (image, other, changed) = (image.clone(), self.other, Arc::clone(&self.changed));
+        let (image, other, changed) = (image.clone(), self.other.clone(), Arc::clone(&self.changed));
         async move {
             if changed.initialized() {
                 return Ok(Changed(changed));
@@ -47,9 +47,9 @@ impl Since {
     }
 }
 
-async fn differences(image: &Image, other: &Map) -> Result<Vec<Range<u64>>> {
+async fn differences(image: &Image, other: &Image) -> Result<Vec<Range<u64>>> {
     let mut ranges = Ranges::default();
-    compare(image.engine(), image.map(), other, &mut |range| ranges.add(range)).await?;
+    compare(image, other, &mut |range| ranges.add(range)).await?;
     Ok(ranges.ranges)
 }
 

@@ -20,7 +20,7 @@ use super::overlay::WRITTEN;
 use super::seat::Seat;
 use super::watch::Traffic;
 use crate::backup::{ItemSource, Job, Parent, run as back_up};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::BackupId;
 use crate::format::record::{Content, Record, is_name};
 use crate::progress::{Cancel, Progress};
@@ -98,6 +98,8 @@ impl CaptureExport {
                 Error::new(Kind::Usage, words).hint("a name has no / @ , = and does not look like an id")
             );
         }
+        // Where nothing can be written, nothing is taken in.
+        let _ours = backups.engine().repository().context(|| format!("--capture {name}"))?;
         let below = latest(backups, name).await?;
         let size = match (offer.size, &below) {
             (Some(size), _) => size,
@@ -354,7 +356,7 @@ impl Capture {
         let record = back_up(engine, &self.runtime, job, progress, &Cancel::default())?;
         let shelf = Arc::new(Shelf::new(vec![known(&record)]));
         let pick = shelf.find(&record.id.to_string())?;
-        let below = BackupExport::new(engine, &shelf, &pick, Arc::default())?;
+        let below = BackupExport::new(&**self.backups.library(), &shelf, &pick, Arc::default());
         Ok((record, fresh(Some(Arc::new(below)), self.info.size)?))
     }
 

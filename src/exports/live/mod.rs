@@ -19,7 +19,7 @@ use super::layer::{Flags, Layer};
 use super::pinned::{pin, unpin};
 use super::watch::Traffic;
 use crate::error::{Context, Error, Kind, Result};
-use crate::repo::Repository;
+use crate::image::Engine;
 use crate::restore::target::facts::What;
 use crate::restore::target::{Guarded, Held, Wish, hold};
 use afterimage_nbd::export::{Answer, BlockSizes, Export, Extent, Info, Name, Parts, Peer, Zeroing};
@@ -63,7 +63,7 @@ struct Live {
     traffic: Arc<Traffic>,
     guest: Guest,
     copy: Copying,
-    repository: Arc<Repository>,
+    engine: Arc<Engine>,
     /// The id of the map and of the pin.
     pin: [u8; 16],
     /// How many pieces of a hole are settled at once: where that costs nothing, all.
@@ -136,14 +136,14 @@ impl LiveExport {
             traffic: Arc::default(),
             guest: Guest { began: Instant::now(), under_way: AtomicUsize::new(0), last: AtomicU64::new(0) },
             copy: Copying::default(),
-            repository: Arc::clone(backups.engine().repository()),
+            engine: Arc::clone(backups.engine()),
             pin: header.id,
             holes_at_once: if fresh { 1 << 20 } else { 1 },
         });
         let copier = match backup {
             Some(backup) if !live.is_complete() => {
                 let by = format!("{}, state {}", live.shown, offer.state.display());
-                pin(&live.repository, live.pin, backup.id(), by).await;
+                pin(&live.engine, live.pin, backup.id(), by).await;
                 Some(tokio::spawn(copier::copy(Arc::clone(&live), backup)))
             }
             _ => {
@@ -211,7 +211,7 @@ fn begin(offer: &Offer, backup: &BackupExport, repository: Option<&Path>) -> Res
     }
     let note = json!({
         "live": reference_to(backup),
-        "repository": backup.image().engine().repository().id(),
+        "repository": backup.image().engine().home(),
         "target": held.facts.fingerprint,
     });
     let header = side::header_apart(size, note.to_string().into_bytes())?;
@@ -264,7 +264,7 @@ async fn agreed(
         Error::new(Kind::Refused, format!("go on by the state {}: {why}", offer.state.display()))
     };
     let note = note_in(header).ok_or_else(|| refused("it is not the state of a live restore".to_owned()))?;
-    if note["repository"] != json!(backups.engine().repository().id()) {
+    if note["repository"] != json!(backups.engine().home()) {
         return Err(refused("it was begun from another repository".to_owned()));
     }
     let begun = note["live"].as_str().unwrap_or_default();
@@ -316,7 +316,9 @@ impl Live {
         self.copy.done.store(true, Relaxed);
         *self.copy.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::info!(target: AUDIT, "{}: done, the target stands alone", self.shown);
-        unpin(&self.repository, self.pin, &self.shown).await;
+        if let Ok(repository) = self.engine.repository() {
+            unpin(repository, self.pin, &self.shown).await;
+        }
     }
 
     /// A request of the guest, for as long as what is returned lives.

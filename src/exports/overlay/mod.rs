@@ -117,7 +117,7 @@ impl OverlayExport {
 
     async fn kept(base: Arc<BackupExport>, side: Side, path: &Path) -> OverlayExport {
         let (map, by) = (side.map().header().id, format!("overlay {}", path.display()));
-        pin(base.image().engine().repository(), map, base.id(), by).await;
+        pin(base.image().engine(), map, base.id(), by).await;
         OverlayExport::over(base, side, Some(path))
     }
 
@@ -154,7 +154,7 @@ fn reference_to(base: &BackupExport) -> String {
 }
 
 fn note_of(base: &BackupExport) -> Vec<u8> {
-    let repository = base.image().engine().repository().id();
+    let repository = base.image().engine().home();
     json!({ "overlay": reference_to(base), "repository": repository }).to_string().into_bytes()
 }
 
@@ -163,7 +163,7 @@ fn reference_in(note: &[u8], path: &Path, backups: &Backups) -> Result<String> {
     let note: Value = serde_json::from_slice(note).unwrap_or_default();
     let refused =
         |why: &str| Error::new(Kind::Refused, format!("open the overlay {}: {why}", path.display()));
-    if note["repository"] != json!(backups.engine().repository().id()) {
+    if note["repository"] != json!(backups.engine().home()) {
         return Err(refused("it lies on a backup of another repository"));
     }
     note["overlay"].as_str().map(str::to_owned).ok_or_else(|| refused("it is no overlay"))

@@ -2,9 +2,10 @@
 
 use super::super::cache::Hint;
 use super::super::engine::{Engine, Wanted};
+use super::super::mapped::gather;
 use super::super::node::Opened;
 use super::super::pool::Urgency;
-use super::super::{Extent, Image, Map, Part, Piece, Plan, cut, join, judge};
+use super::super::{Extent, Image, Map, Part, cut, join, judge};
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
 use crate::format::record::Root;
@@ -113,8 +114,8 @@ impl File {
             Body::Mapped(image) => image.read_as(offset, len, urgency, hint).await,
             Body::Chunk(child) => {
                 let range = judge(offset, len, self.len)?;
-                let plan = Plan { pieces: vec![Piece { range: 0..self.len, child: Some(*child) }] };
-                let whole = plan.gather(&self.engine, urgency, hint).await?.pop().unwrap_or_default();
+                let wanted = Wanted { id: child.id, place: child.place, len: self.len };
+                let whole = gather(&self.engine, &[wanted], urgency, hint).await?.pop().unwrap_or_default();
                 self.part(&whole, range)
             }
             // What needs no chunk is always here.
@@ -123,8 +124,7 @@ impl File {
     }
 
     fn part(&self, whole: &Verified, range: Range<u64>) -> Result<Vec<Part>> {
-        let piece = Piece { range: 0..self.len, child: None };
-        let bytes = cut(whole, &piece, range);
+        let bytes = cut(whole, &(0..self.len), range);
         Ok(vec![Part::Bytes(bytes.ok_or_else(|| Error::new(Kind::Corrupt, "a chunk is too short"))?)])
     }
 

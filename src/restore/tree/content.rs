@@ -23,11 +23,11 @@ pub(super) fn each_piece(
     path: &[u8],
     each: &mut dyn FnMut(u64, u64, Option<Child>) -> Result<()>,
 ) -> Result<()> {
-    let runtime = image.engine().runtime();
+    let (runtime, map) = (image.engine().runtime(), image.map()?);
     let mut at = 0;
     while at < image.len() {
         let reading = || format!("read the map of {}", path.escape_ascii());
-        match runtime.block_on(image.map().stretch(image.engine(), at)).context(reading)? {
+        match runtime.block_on(map.stretch(image.engine(), at)).context(reading)? {
             Stretch::Hole(hole) => {
                 each(at, hole.end - at, None)?;
                 at = hole.end;

@@ -222,7 +222,7 @@ pub(super) fn is_right(folder: &Folder, job: &Job, writing: &Writing<'_>) -> Res
     }
     match folder.open_file(name, OFlags::RDONLY) {
         Ok(file) => {
-            has_content(&file, &job.member, &job.path, writing.engine.repository(), writing.manner.cancel)
+            has_content(&file, &job.member, &job.path, writing.engine.repository()?, writing.manner.cancel)
         }
         Err(Errno::ACCESS | Errno::STALE) => Ok(false),
         Err(error) => Err(looking(error)),

@@ -57,7 +57,7 @@ fn hold(found: &Found<'_>, folder: &Folder, writing: &Writing<'_>) -> Result<()>
         let size_is_right = there.stat().stx_size == entry.size();
         let file = folder.open_file(name, OFlags::RDONLY).map_err(looking)?;
         let _as_it_is = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-        let (repository, cancel) = (writing.engine.repository(), writing.manner.cancel);
+        let (repository, cancel) = (writing.engine.repository()?, writing.manner.cancel);
         if !size_is_right || !has_content(&file, found.member, found.path, repository, cancel)? {
             return Err(differs(found, "its content is another"));
         }

@@ -269,7 +269,7 @@ impl Taker<Arc<Job>> for Writing<'_> {
         let mut bytes = vec![0; len as usize];
         let read =
             read_all(&opened.file, &mut bytes, offset).map_err(|errno| failed("read", &job.path, errno))?;
-        let has = read && self.engine.repository().keys.data_id(&bytes) == id;
+        let has = read && self.engine.repository()?.keys.data_id(&bytes) == id;
         if has {
             self.skip(len);
         }

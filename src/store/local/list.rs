@@ -8,7 +8,7 @@
 
 use super::disk::{Folder, Sort};
 use super::words::failed;
-use super::{Directory, locked};
+use super::{Directory, Naming, locked};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Listed, Name, Stat};
 use rustix::io::Errno;
@@ -39,11 +39,12 @@ pub(super) struct LeftOver {
 impl Directory {
     pub(super) fn page(&self, under: &str, after: Option<&Name>) -> Result<Vec<Listed>> {
         let folder = under.strip_suffix('/').unwrap_or(under);
-        if !under.is_empty() && (folder.len() == under.len() || Name::parse(folder).is_err()) {
+        if !under.is_empty() && (folder.len() == under.len() || (self.naming)(folder).is_err()) {
             return Err(Error::new(Kind::Usage, format!("list: {under:?} is not a folder of objects")));
         }
         let left_over = locked(&self.left_over).take();
-        let mut page = Page { after: after.map_or("", Name::as_str), found: Vec::new(), left_over };
+        let after = after.map_or("", Name::as_str);
+        let mut page = Page { naming: self.naming, after, found: Vec::new(), left_over };
         let walked = match self.folder_at(folder) {
             Ok(root) => page.walk(&*root, under),
             Err(errno) => Err(errno),
@@ -59,6 +60,7 @@ impl Directory {
 }
 
 struct Page<'a> {
+    naming: Naming,
     after: &'a str,
     found: Vec<Listed>,
     left_over: Option<LeftOver>,
@@ -101,7 +103,7 @@ impl Page<'_> {
             return self.walk(&*folder.folder(name)?, &format!("{prefix}{key}"));
         }
         let facts = folder.stat(key)?;
-        if let (Sort::File, Ok(name)) = (facts.sort, Name::parse(&format!("{prefix}{key}"))) {
+        if let (Sort::File, Ok(name)) = (facts.sort, (self.naming)(&format!("{prefix}{key}"))) {
             self.found.push(Listed { name, stat: Stat { len: facts.len, published: facts.modified } });
         }
         Ok(())
@@ -128,7 +130,7 @@ impl Page<'_> {
                 Sort::Folder => format!("{name}/"),
                 Sort::Other => return,
             };
-            if key.as_str() > last && self.may_hold_more(prefix, &key) && Name::parse(name).is_ok() {
+            if key.as_str() > last && self.may_hold_more(prefix, &key) && (self.naming)(name).is_ok() {
                 smallest.push(key);
                 if smallest.len() > KEYS_MAX {
                     drop(smallest.pop());

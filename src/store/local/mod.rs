@@ -37,8 +37,12 @@ const NOT_FOREIGN: &str = "lost+found";
 #[derive(Clone)]
 pub struct LocalStore(Arc<Directory>);
 
+/// Which of the files are objects, by their names.
+type Naming = fn(&str) -> Result<Name>;
+
 struct Directory {
     root: Arc<dyn Folder>,
+    naming: Naming,
     place: String,
     identity: Identity,
     open: OpenObjects,
@@ -59,6 +63,13 @@ impl LocalStore {
         LocalStore::on(root, place)
     }
 
+    /// The store in a directory that somebody else fills, with names of their own. It is for reading: wrap it in `store::ReadOnly`.
+    pub fn open_foreign(path: &Path) -> Result<LocalStore> {
+        let place = absolute(path)?.display().to_string();
+        let root = real::root(path).map_err(|errno| words::failed("open the directory", &place, errno))?;
+        LocalStore::named_by(root, place, Name::foreign)
+    }
+
     /// A store in a new or empty directory. Whatever else lies in it, except entries called as in `ours` (what an attempt that was
     /// interrupted may have left), makes it foreign, and that is refused.
     pub fn create(path: &Path, ours: &[&str]) -> Result<LocalStore> {
@@ -76,10 +87,14 @@ impl LocalStore {
 
     /// The store in an open folder, of whatever disk; `place` is what messages call it.
     pub fn on(root: Arc<dyn Folder>, place: impl Into<String>) -> Result<LocalStore> {
-        let place = place.into();
+        LocalStore::named_by(root, place.into(), Name::parse)
+    }
+
+    fn named_by(root: Arc<dyn Folder>, place: String, naming: Naming) -> Result<LocalStore> {
         let identity = root.facts().map_err(|errno| words::failed("stat", &place, errno))?.identity;
         Ok(LocalStore(Arc::new(Directory {
             root,
+            naming,
             place,
             identity,
             open: OpenObjects::new(),

@@ -11,12 +11,15 @@ use super::folder::Out;
 use super::pieces::PIECE;
 use crate::error::{Context, Error, Kind, Result};
 use crate::foreign::cinder::document::metadata::Compression;
-use flate2::{Compress, FlushCompress};
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
+use zlib_rs::{Deflate, DeflateFlush};
 
 /// Cinder's own level of zlib, and that of its bz2 and zstd.
-const ZLIB_LEVEL: u32 = 6;
+const ZLIB_LEVEL: i32 = 6;
+const WINDOW_BITS: u8 = 15;
+/// More than a piece ever grows by.
+const ROOM: usize = 1024;
 const BZ2_LEVEL: u32 = 9;
 const ZSTD_LEVEL: i32 = 3;
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
@@ -59,20 +62,17 @@ pub(super) fn piece(compression: Compression, bytes: &[u8], is_plain_zero: bool)
 }
 
 fn deflated(bytes: &[u8]) -> Result<Encoded> {
-    let mut out = Vec::with_capacity(bytes.len() / 2 + 1024);
-    let mut deflate = Compress::new(flate2::Compression::new(ZLIB_LEVEL), false);
-    loop {
-        out.reserve(bytes.len() / 8 + 1024);
-        // OK: no longer than a piece.
-        let rest = &bytes[deflate.total_in() as usize..];
-        let _status = deflate
-            .compress_vec(rest, &mut out, FlushCompress::Sync)
-            .map_err(|error| Error::new(Kind::Unsupported, "deflate a piece").caused_by(error))?;
-        // Room was left, so all that was to be flushed has been.
-        if deflate.total_in() == bytes.len() as u64 && out.len() < out.capacity() {
-            return Ok(Encoded { bytes: Some(Arc::new(out)), adler: Adler::of(bytes) });
-        }
+    let mut deflate = Deflate::new(ZLIB_LEVEL, false, WINDOW_BITS);
+    let mut out = vec![0; bytes.len() + bytes.len() / 1000 + ROOM];
+    // All of it fits: deflate adds a few bytes to each block of what it can't make smaller.
+    let done = deflate.compress(bytes, &mut out, DeflateFlush::SyncFlush);
+    let len = usize::try_from(deflate.total_out()).unwrap_or(usize::MAX);
+    if done.is_err() || deflate.total_in() != bytes.len() as u64 || len >= out.len() {
+        return Err(Error::new(Kind::Unsupported, "deflate a piece: it did not end"));
     }
+    out.truncate(len);
+    out.shrink_to_fit();
+    Ok(Encoded { bytes: Some(Arc::new(out)), adler: Adler::of(bytes) })
 }
 
 fn bzipped(bytes: &[u8]) -> Result<Encoded> {
@@ -219,10 +219,14 @@ mod tests {
             }
             stream.extend_from_slice(&LAST_BLOCK);
             stream.extend_from_slice(&adler.value().to_be_bytes());
-            let mut out = Vec::new();
-            let mut inflate = flate2::read::ZlibDecoder::new(&stream[..]);
-            let _len = std::io::Read::read_to_end(&mut inflate, &mut out).unwrap();
-            prop_assert_eq!(out, pieces.concat());
+            let plain = pieces.concat();
+            let mut out = vec![0; plain.len() + 1];
+            let mut inflate = zlib_rs::Inflate::new(true, WINDOW_BITS);
+            let done = inflate.decompress(&stream, &mut out, zlib_rs::InflateFlush::Finish);
+            prop_assert_eq!(done, Ok(zlib_rs::Status::StreamEnd));
+            prop_assert_eq!(inflate.total_in(), stream.len() as u64);
+            out.truncate(plain.len());
+            prop_assert!(inflate.total_out() == plain.len() as u64 && out == plain);
         }
     }
 }

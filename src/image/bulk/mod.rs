@@ -1,21 +1,31 @@
 //! Streaming a whole image, or a part: every core opens chunks, and no chunk goes through the cache.
 //!
-//! planner -> groups of neighbours -> openers -> sink (in any order, on the openers' threads) or a queue that puts them in order
+//! planner -> groups of neighbours -> line -> openers -> sink (in any order, on the openers' threads) or a queue that puts them in order
 //!
-//! What is under way is bounded by the buffers; a group has one, and whoever is last with it gives it back.
+//! What is under way is bounded by the buffers; a group has one, and whoever is last with it gives it back. Of an image that another program
+//! wrote, a group is a run that its origin reads in one go; those of one stream are opened one after the other (`line`), those of several side by side.
 
-use super::{Engine, Image, Piece, Stretch};
+mod line;
+
+use super::foreign;
+use super::origin::{Origin, Run};
+use super::{Engine, Image, Map, Piece, Stretch, Whence};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
 use crate::progress::Cancel;
 use crate::seal::{Sealed, Under, open_exact};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use line::{Hold, Line, Taker};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// A group holds up to so many plain bytes (or one chunk).
 pub(super) const GROUP_LEN: u64 = 1 << 20;
+/// The longest run that an origin is asked for at once. It keeps places to begin at about as far apart.
+const RUN_LEN: u64 = 4 << 20;
+/// How many runs are planned ahead where order does not matter: as far as the next stream or two, if that can be.
+const RUNS_AHEAD: usize = 2048;
 
 /// Where streamed bytes go. Called from several threads, in any order, each byte once.
 pub trait Sink: Sync {
@@ -26,6 +36,10 @@ pub trait Sink: Sync {
     /// Whether the chunk at `offset` is already where it should be; it is then neither fetched nor handed over.
     fn has(&self, _offset: u64, _len: u64, _id: ChunkId) -> Result<bool> {
         Ok(false)
+    }
+    /// Whether it may have anything: else it is not asked for each chunk.
+    fn asks(&self) -> bool {
+        false
     }
 }
 
@@ -38,7 +52,19 @@ pub(super) struct Group {
 /// One step of a plan.
 enum Step {
     Group(Group),
+    /// A run of what another program wrote, and its stream.
+    Run(Range<u64>, Option<u64>),
     Zeros(Range<u64>),
+}
+
+impl Step {
+    /// In which stream it comes after others.
+    fn stream(&self) -> Option<u64> {
+        match self {
+            Step::Run(_, stream) => *stream,
+            Step::Group(_) | Step::Zeros(_) => None,
+        }
+    }
 }
 
 /// A step that has a buffer to go into, by its number.
@@ -58,7 +84,11 @@ pub(super) fn openers_of(affordable: usize) -> usize {
 }
 
 fn group_len(image: &Image) -> u64 {
-    GROUP_LEN.max(image.map().root.chunk_size.into())
+    let least = match image.whence {
+        Whence::Map(_) => GROUP_LEN,
+        Whence::Origin(_) => RUN_LEN,
+    };
+    least.max(image.chunk_len())
 }
 
 /// How many groups, sealed and plain, a quarter of the budget has room for.
@@ -69,39 +99,99 @@ pub(super) fn affordable(engine: &Engine, group_len: u64) -> usize {
 /// Streams a range to a sink, in any order. Not to be called on a worker of the runtime.
 pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink) -> Result<()> {
     let openers = openers(image);
-    let (steps_in, steps_out) = bounded::<Group>(openers * 2);
+    let room = if matches!(image.whence, Whence::Map(_)) { openers * 2 } else { RUNS_AHEAD };
+    let line: Line<Step> = Line::new(room);
     std::thread::scope(|scope| {
         let opened: Vec<_> = (0..openers)
             .map(|_| {
-                let steps = steps_out.clone();
-                scope.spawn(move || {
-                    let mut buffer = Vec::new();
-                    for group in steps {
-                        for group in without_what_is_there(group, sink)? {
-                            open_group(image.engine(), &group, &mut buffer)?;
-                            sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
-                        }
+                scope.spawn(|| {
+                    let (_taker, mut buffer) = (Taker(&line), Vec::new());
+                    while let Some((step, hold)) = line.take() {
+                        stream_step(image, &step, &hold, &mut buffer, sink)?;
                     }
                     Ok(())
                 })
             })
             .collect();
-        drop(steps_out);
         let planned = plan(image, range, cancel, &mut |step| match step {
             Step::Zeros(range) => sink.zeros(range.start, range.end - range.start).map(|()| true),
-            Step::Group(group) => Ok(steps_in.send(group).is_ok()),
+            step => Ok(line.put(step.stream(), step)),
         });
-        drop(steps_in);
+        line.end();
         let opened = opened.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
         opened.collect::<Result<()>>()?;
         planned
     })
 }
 
+/// Opens what the sink does not have of a step, and hands it over.
+fn stream_step(
+    image: &Image,
+    step: &Step,
+    hold: &Hold<'_, Step>,
+    buffer: &mut Vec<u8>,
+    sink: &dyn Sink,
+) -> Result<()> {
+    match (step, &image.whence) {
+        (Step::Group(group), Whence::Map(_)) => {
+            for group in without_what_is_there(group, sink)? {
+                open_group(image.engine(), &group, buffer)?;
+                sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
+            }
+        }
+        (Step::Run(range, _), Whence::Origin(origin)) => {
+            for range in runs_that_are_not_there(image, &**origin, range, sink)? {
+                fill(&**origin, &range, buffer, &|| hold.free())?;
+                sink.data(range.start, &buffer[..len_of(&range)])?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Reads a run to the beginning of `buffer`; its stream is free for the next one as soon as it can be.
+fn fill(origin: &dyn Origin, range: &Range<u64>, buffer: &mut Vec<u8>, free: &dyn Fn()) -> Result<()> {
+    let len = len_of(range);
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    origin.fill(range.start, &mut buffer[..len], free)
+}
+
+/// The parts of a run that the sink does not have yet.
+fn runs_that_are_not_there(
+    image: &Image,
+    origin: &dyn Origin,
+    range: &Range<u64>,
+    sink: &dyn Sink,
+) -> Result<Vec<Range<u64>>> {
+    if !sink.asks() {
+        return Ok(vec![range.clone()]);
+    }
+    let numbers = foreign::numbers(origin, range);
+    let ids = image.engine().runtime().block_on(origin.chunks(numbers.clone()))?;
+    let mut left: Vec<Range<u64>> = Vec::new();
+    for (number, id) in numbers.zip(ids) {
+        let whole = foreign::range_of(origin, number);
+        let here = whole.start.max(range.start)..whole.end.min(range.end);
+        if let Some(id) = id.filter(|_| here == whole)
+            && sink.has(here.start, here.end - here.start, id)?
+        {
+            continue;
+        }
+        match left.last_mut().filter(|last| last.end == here.start) {
+            Some(last) => last.end = here.end,
+            None => left.push(here),
+        }
+    }
+    Ok(left)
+}
+
 /// The parts of a group that the sink does not have yet.
-fn without_what_is_there(group: Group, sink: &dyn Sink) -> Result<Vec<Group>> {
+fn without_what_is_there(group: &Group, sink: &dyn Sink) -> Result<Vec<Group>> {
     let mut left: Vec<Group> = Vec::new();
-    for piece in group.pieces {
+    for piece in group.pieces.iter().cloned() {
         let here = piece.range.start.max(group.range.start)..piece.range.end.min(group.range.end);
         let Some(child) = piece.child else { continue };
         if here == piece.range && sink.has(here.start, here.end - here.start, child.id)? {
@@ -127,28 +217,32 @@ pub fn stream_in_order(
 ) -> Result<()> {
     let openers = openers(image);
     let window = (openers * 4).min(affordable(image.engine(), group_len(image))).max(2);
-    let (steps_in, steps_out) = bounded::<Planned>(window);
+    let line: Line<Planned> = Line::new(window);
     let (done_in, done_out) = bounded::<Opened>(window);
     let (buffers_in, buffers_out) = bounded::<Vec<u8>>(window);
     for _ in 0..window {
         let _fits = buffers_in.send(Vec::new());
     }
     std::thread::scope(|scope| {
+        let line = &line;
         let planner = scope.spawn(move || {
             let mut number = 0;
-            plan(image, range, cancel, &mut |step| {
+            let planned = plan(image, range, cancel, &mut |step| {
                 let Ok(buffer) = buffers_out.recv() else { return Ok(false) };
                 number += 1;
-                Ok(steps_in.send((number - 1, step, buffer)).is_ok())
-            })
+                Ok(line.put(step.stream(), (number - 1, step, buffer)))
+            });
+            line.end();
+            planned
         });
         for _ in 0..openers {
-            let (steps, done) = (steps_out.clone(), done_in.clone());
-            let _thread = scope.spawn(move || open_steps(image, &steps, &done));
+            let done = done_in.clone();
+            let _thread = scope.spawn(move || open_steps(image, line, &done));
         }
-        drop((steps_out, done_in));
+        drop(done_in);
         let taken = put_in_order(&done_out, &buffers_in, take);
         drop((done_out, buffers_in));
+        line.stop();
         let planned = planner.join().unwrap_or_else(|_| Err(panicked()));
         taken?;
         planned
@@ -164,11 +258,15 @@ pub enum Ordered<'a> {
     Zeros(u64),
 }
 
-fn open_steps(image: &Image, steps: &Receiver<Planned>, done: &Sender<Opened>) {
-    for (number, step, mut buffer) in steps {
-        let work = std::panic::AssertUnwindSafe(|| match &step {
-            Step::Group(group) => open_group(image.engine(), group, &mut buffer),
-            Step::Zeros(_) => Ok(()),
+fn open_steps(image: &Image, line: &Line<Planned>, done: &Sender<Opened>) {
+    let _taker = Taker(line);
+    while let Some(((number, step, mut buffer), hold)) = line.take() {
+        let work = std::panic::AssertUnwindSafe(|| match (&step, &image.whence) {
+            (Step::Group(group), Whence::Map(_)) => open_group(image.engine(), group, &mut buffer),
+            (Step::Run(range, _), Whence::Origin(origin)) => {
+                fill(&**origin, range, &mut buffer, &|| hold.free())
+            }
+            _ => Ok(()),
         });
         let opened = std::panic::catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
         if done.send((number, opened.map(|()| (step, buffer)))).is_err() {
@@ -190,7 +288,9 @@ fn put_in_order(
             next += 1;
             let (step, buffer) = opened?;
             match &step {
-                Step::Group(group) => take(Ordered::Bytes(&buffer[..len_of(&group.range)]))?,
+                Step::Group(Group { range, .. }) | Step::Run(range, _) => {
+                    take(Ordered::Bytes(&buffer[..len_of(range)]))?;
+                }
                 Step::Zeros(range) => take(Ordered::Zeros(range.end - range.start))?,
             }
             // The planner may have ended.
@@ -200,9 +300,38 @@ fn put_in_order(
     Ok(())
 }
 
-/// Walks the map; `emit` says whether to go on.
+/// Makes a plan; `emit` says whether to go on.
 fn plan(
     image: &Image,
+    range: Range<u64>,
+    cancel: &Cancel,
+    emit: &mut dyn FnMut(Step) -> Result<bool>,
+) -> Result<()> {
+    match &image.whence {
+        Whence::Map(map) => plan_by_map(image, map, range, cancel, emit),
+        Whence::Origin(origin) => {
+            let runtime = image.engine().runtime();
+            let mut at = range.start;
+            while at < range.end {
+                cancel.check()?;
+                let Run { range: here, data, stream } = runtime.block_on(origin.run(at, range.end))?;
+                // Zeros may go on for as long as they like; what is read at once has its bound.
+                let end = if data { here.end.min(at + RUN_LEN.max(origin.chunk_len())) } else { here.end };
+                let step = if data { Step::Run(at..end, stream) } else { Step::Zeros(at..end) };
+                if end <= at || !emit(step)? {
+                    return Ok(());
+                }
+                at = end;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Walks the map.
+fn plan_by_map(
+    image: &Image,
+    map: &Map,
     range: Range<u64>,
     cancel: &Cancel,
     emit: &mut dyn FnMut(Step) -> Result<bool>,
@@ -212,7 +341,7 @@ fn plan(
     let mut at = range.start;
     while at < range.end {
         cancel.check()?;
-        match runtime.block_on(image.map().stretch(image.engine(), at))? {
+        match runtime.block_on(map.stretch(image.engine(), at))? {
             Stretch::Hole(hole) => {
                 let end = hole.end.min(range.end);
                 if !flush(image, &mut group, emit)? || !emit(Step::Zeros(at..end))? {
@@ -253,7 +382,7 @@ fn flush(
 ) -> Result<bool> {
     let Some(group) = group.take() else { return Ok(true) };
     if let Some((pack, sealed)) = group.sealed() {
-        image.engine().repository().expect_sealed(pack, sealed);
+        image.engine().repository()?.expect_sealed(pack, sealed);
     }
     emit(Step::Group(group))
 }
@@ -286,8 +415,9 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
     if buffer.len() < len {
         buffer.resize(len, 0);
     }
+    let repository = engine.repository()?;
     let Some((pack, range)) = group.sealed() else { return Ok(()) };
-    let sealed = engine.runtime().block_on(engine.repository().get_sealed(pack, range.clone()));
+    let sealed = engine.runtime().block_on(repository.get_sealed(pack, range.clone()));
     let mut at = 0;
     for piece in &group.pieces {
         let Some(child) = piece.child else { continue };
@@ -299,7 +429,7 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
                 let from = (u64::from(child.place.offset) - range.start) as usize;
                 let sealed = &sealed[from..from + child.place.len as usize];
                 let what = Sealed::Chunk(SealKind::Data, child.id);
-                open_exact(&engine.repository().keys, Under::Pack(child.place.pack), what, sealed, into)
+                open_exact(&repository.keys, Under::Pack(child.place.pack), what, sealed, into)
             }
             Ok(_) => Err(Error::new(Kind::Missing, "only a part is wanted")),
             Err(error) => Err(error.clone()),
@@ -318,7 +448,8 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
 /// One chunk by itself: it may have to be searched for, or only a part of it is wanted.
 fn open_one(engine: &Arc<Engine>, piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     let Some(child) = piece.child else { return Ok(()) };
-    let chunk = engine.runtime().block_on(engine.repository().chunk(SealKind::Data, child.id, child.place));
+    let repository = engine.repository()?;
+    let chunk = engine.runtime().block_on(repository.chunk(SealKind::Data, child.id, child.place));
     let chunk = chunk.context(|| format!("read bytes {} to {}", here.start, here.end))?;
     if chunk.len() != len_of(&piece.range) {
         let (found, wanted) = (chunk.len() as u64, piece.range.end - piece.range.start);
