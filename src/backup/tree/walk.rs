@@ -34,11 +34,12 @@ pub(super) struct Out<'a> {
     number: u64,
     tasks: Vec<Task>,
     weight: u64,
+    stopped: bool,
 }
 
 impl<'a> Out<'a> {
     pub(super) fn new(assigned: &'a Assigned, buffers: Receiver<Vec<u8>>, work: Sender<Unit>) -> Out<'a> {
-        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0 }
+        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0, stopped: false }
     }
 
     /// One more task.
@@ -53,8 +54,9 @@ impl<'a> Out<'a> {
     /// A run of chunks, as a unit of its own.
     pub(super) fn send_run(&mut self, bytes: Vec<u8>, lengths: Vec<usize>) {
         self.flush();
-        let Ok(_spent) = self.buffers.recv() else { return };
-        self.send(vec![Task::Chunks(lengths)], bytes);
+        if self.buffer().is_some() {
+            self.send(vec![Task::Chunks(lengths)], bytes);
+        }
     }
 
     /// What waits sets out.
@@ -62,17 +64,28 @@ impl<'a> Out<'a> {
         if self.tasks.is_empty() {
             return;
         }
-        let Ok(buffer) = self.buffers.recv() else { return };
         let tasks = std::mem::take(&mut self.tasks);
         self.weight = 0;
-        self.send(tasks, buffer);
+        if let Some(buffer) = self.buffer() {
+            self.send(tasks, buffer);
+        }
+    }
+
+    /// Whether nobody listens any more: whoever stopped has the error, and there is nothing left to do.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn buffer(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.recv().ok();
+        self.stopped |= buffer.is_none();
+        buffer
     }
 
     fn send(&mut self, tasks: Vec<Task>, buffer: Vec<u8>) {
         let unit = Unit { number: self.number, pack: self.assigned.current(), tasks, buffer };
         self.number += 1;
-        // If nobody listens any more, whoever stopped has the error.
-        let _stopped = self.work.send(unit);
+        self.stopped |= self.work.send(unit).is_err();
     }
 
     /// Hands on that something can't be read; any other failure is one of ours.
@@ -124,6 +137,9 @@ impl<'a> Walk<'a> {
         stack.extend(frame);
         while let Some(frame) = stack.last_mut() {
             self.plan.cancel.check()?;
+            if self.out.is_stopped() {
+                return Ok(());
+            }
             let deeper = match frame.names.next() {
                 Some(name) => self.one(frame, &name)?,
                 None => {
@@ -184,6 +200,9 @@ impl<'a> Walk<'a> {
         };
         let subject = self.subject(Bytes::copy_from_slice(name), look);
         if is_directory {
+            // What lies in it is recognised file by file, so a guess does no harm.
+            let renamed = || frame.before.as_ref().and_then(|before| before.renamed(look.inode));
+            let before = before.or_else(renamed);
             return self.directory(frame, subject, before);
         }
         self.plan.progress.expect(look.size);
