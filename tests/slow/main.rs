@@ -30,3 +30,4 @@ mod guest;
 mod kills;
 mod many;
 mod mount;
+mod shares;
