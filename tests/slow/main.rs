@@ -31,3 +31,4 @@ mod guest;
 mod kills;
 mod many;
 mod mount;
+mod shares;

@@ -258,3 +258,57 @@ fn diff_find_and_history_tell_what_became_of_files() {
     let _ = sand.ends(1, &["history", "docs/nothing", "--name", "share"]).saying("no backup of share has");
     let _ = sand.ends(1, &["history", "docs/small", "--name", "nobody"]);
 }
+
+/// A directory as Manila's NFS driver keeps it: a plain tree for each backup, under the backup's id.
+#[test]
+fn a_directory_of_backups_that_others_made_becomes_one_backup_for_each() {
+    let sand = Sandbox::with_repo();
+    let ids = [
+        "0b9f5d6c-7b7e-4c55-9d0c-111111111111",
+        "5f0a3b1e-0b0b-4a7e-8a51-222222222222",
+        "c3c1d0de-aaaa-4bbb-8ccc-333333333333",
+    ];
+    let mut sources = Vec::new();
+    for (number, id) in ids.iter().enumerate() {
+        let path = sand.at(&format!("backups/{id}"));
+        fs::create_dir_all(format!("{path}/docs")).expect("make a directory");
+        fs::write(format!("{path}/docs/report"), mixed(7, 50_000)).expect("write");
+        fs::write(format!("{path}/number"), number.to_string()).expect("write");
+        sources.push(path);
+    }
+    // The older of two backups of one share comes second in the directory.
+    let row = |name: &str, time: &str, share: &str| serde_json::json!({ "name": name, "time": time, "share_id": share, "protocol": "NFS", "size": 1, "export": ["10.0.0.0/8 rw"] });
+    let table = serde_json::json!({
+        ids[0]: row("projects", "2026-11-20T10:00:00Z", "s-1"),
+        ids[1]: row("projects", "2026-11-19T10:00:00Z", "s-1"),
+        ids[2]: row("homes", "2026-11-20T11:00:00Z", "s-2"),
+    });
+    fs::write(sand.at("table.json"), table.to_string()).expect("write");
+    let mut args = vec!["backup", "--each", "--metadata", "table.json", "--json"];
+    args.extend(sources.iter().map(String::as_str));
+    let made = sand.done(&args).json();
+    assert_eq!(made.as_array().map(Vec::len), Some(3));
+    let listed = sand.done(&["list", "projects", "--json"]).json();
+    let times: Vec<&str> =
+        listed.as_array().expect("a list").iter().filter_map(|one| one["time"].as_str()).collect();
+    assert_eq!(times, ["2026-11-19T10:00:00Z", "2026-11-20T10:00:00Z"]);
+    assert_eq!(listed[1]["parent"], listed[0]["id"]);
+    assert_eq!((&listed[1]["metadata"]["share_id"], &listed[1]["protocol"]), (&"s-1".into(), &"NFS".into()));
+    assert_eq!(sand.done(&["cat", "projects", "number"]).stdout, b"0");
+    assert_eq!(sand.done(&["cat", "projects@latest~1", "number"]).stdout, b"1");
+    let _ = sand.done(&["restore", "homes", "back", "--verify"]);
+    assert_same_trees(Path::new(&sources[2]), Path::new(&sand.at("back")));
+
+    let before = sand.done(&["list", "--json"]).json();
+    for (table, words) in [
+        (serde_json::json!({ ids[0]: {} }), "has nothing for"),
+        (serde_json::json!({ ids[0]: 1, ids[1]: {}, ids[2]: {} }), "no object"),
+        (serde_json::json!({ ids[0]: {}, ids[1]: {"time": "noon"}, ids[2]: {} }), "is no time"),
+        (serde_json::json!({ ids[0]: {}, ids[1]: {"name": "a/b"}, ids[2]: {} }), "can't be the name"),
+    ] {
+        fs::write(sand.at("table.json"), table.to_string()).expect("write");
+        let _ = sand.ends(2, &args).saying(words);
+    }
+    assert_eq!(sand.done(&["list", "--json"]).json(), before, "all is judged before the first is made");
+    let _ = sand.ends(2, &["backup", &sources[0]]).saying("--name");
+}
