@@ -90,6 +90,25 @@ fn an_imported_backup_is_what_it_is_at_home() {
 }
 
 #[test]
+fn imported_backups_are_compared_with_each_other_and_with_ours() {
+    let sites = Sites::open();
+    sites.import();
+    let changed = file(&sites.sand, "disk", &sites.states[2]);
+    let _ = sites.there(&["backup", &changed, "--name", "web01"]).expect_code(0);
+    let extents = |a: &str, b: &str| {
+        let diff = sites.there(&["--json", "diff", a, b]).expect_code(0).json();
+        let of = |extent: &Value| (extent["offset"].as_u64(), extent["length"].as_u64());
+        diff["extents"].as_array().expect("extents").iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(extents("web01@latest~2", "web01@latest~1").len(), 1);
+    assert_eq!(extents("web01@latest~1", "web01"), [], "the same bytes, stored in two repositories");
+    let (here, home) = (extents("web01@latest~2", "web01"), extents("web01@latest~2", "web01@latest~1"));
+    let len =
+        |extents: &[(Option<u64>, Option<u64>)]| extents.iter().filter_map(|(_, len)| *len).sum::<u64>();
+    assert!(len(&here) >= 40_000 && len(&here) <= len(&home), "{here:?} {home:?}");
+}
+
+#[test]
 fn a_backup_of_an_imported_name_is_whole_by_itself() {
     let sites = Sites::open();
     sites.import();
@@ -239,10 +258,11 @@ fn what_is_no_record_or_was_tampered_with_imports_nothing() {
     elsewhere["place"] = Value::from("/nowhere/at/all");
     let newer = line.replacen("\"version\":1", "\"version\":9", 1);
     for (text, code, words) in [
-        ("", 2, "no exported record"),
-        ("{}", 2, "no exported record"),
-        ("[1, 2]", 2, "no exported record"),
-        (&line[..line.len() / 2], 2, "no exported record"),
+        ("", 2, "no export record"),
+        ("hello", 2, "no export record"),
+        ("{}", 2, "export records"),
+        ("[1, 2]", 2, "export records"),
+        (&line[..line.len() / 2], 2, "export records"),
         (&newer, 1, "newer afterimage"),
         (&bad.to_string(), 3, "checksum"),
         (&swapped.to_string(), 3, "calls itself"),

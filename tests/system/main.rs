@@ -8,6 +8,7 @@ mod common;
 #[path = "../mount/world.rs"]
 mod world;
 
+mod adopting;
 mod bad_luck;
 mod carried;
 mod cinder;
