@@ -7,10 +7,12 @@
 //! Nothing is listed before all of it is durable, and whatever fails, fails the whole backup.
 
 mod builder;
+mod copy;
 mod pipeline;
 mod plan;
 mod reader;
 mod same;
 
 pub use builder::MapBuilder;
+pub use copy::{Copy, copy};
 pub use plan::{ItemSource, Job, Parent, run};

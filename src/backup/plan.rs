@@ -135,7 +135,7 @@ pub fn run(
 }
 
 /// The backup is listed; what makes the next listing faster may fail without harm.
-fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
+pub(super) fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
     let repository = engine.repository();
     let done = runtime.block_on(async {
         repository.merge_indexes().await?;
@@ -192,7 +192,7 @@ fn item_of<'a>(parent: &'a Record, item: &str) -> Option<&'a Item> {
     named.or((parent.items.len() == 1).then(|| &parent.items[0]))
 }
 
-fn map_of(parent: &Record, item: &str) -> Option<Map> {
+pub(super) fn map_of(parent: &Record, item: &str) -> Option<Map> {
     match item_of(parent, item)?.content {
         Content::Image { size, root, .. } => Some(Map { root, len: size }),
         Content::Tree { .. } => None,

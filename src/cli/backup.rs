@@ -117,7 +117,9 @@ fn open_sources(context: &Context, words: &[String], began: Began) -> Result<Vec
     let mut items = Vec::new();
     for word in words {
         let (given, name) = split_item(word);
-        source::refuse_inside(name, &directory)?;
+        if let Some(directory) = &directory {
+            source::refuse_inside(name, directory)?;
+        }
         let source = match Uri::is_meant(name) {
             true => {
                 let export = source::nbd::open(context.runtime(), name)?;
@@ -171,7 +173,8 @@ fn item_name(count: usize, source: &str) -> String {
 
 /// A source on the disk of the repository: said each time, or refused where the repository was made so.
 fn same_disk(context: &Context, items: &[ItemSource], separate: bool) -> Result<()> {
-    let directory = context.directory()?;
+    // A service across a network shares no disk with this machine.
+    let Some(directory) = context.directory()? else { return Ok(()) };
     for item in items {
         let facts = item.source.facts();
         let shared = match source::shared_disks(facts, &directory) {

@@ -13,7 +13,7 @@ use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -64,9 +64,10 @@ impl Context {
         self.global.password_file.as_deref().map(password::from_file).transpose()
     }
 
-    /// The directory of the repository, when it is one.
-    pub(super) fn directory(&self) -> Result<PathBuf> {
-        Ok(PathBuf::from(self.place()?))
+    /// The directory of the repository, when it is in one of this machine.
+    pub(super) fn directory(&self) -> Result<Option<PathBuf>> {
+        let place = self.place()?;
+        Ok(store::is_directory(place).then(|| PathBuf::from(place)))
     }
 
     /// The password: as given with the call, or as asked for.
@@ -86,10 +87,7 @@ impl Context {
 
     /// Where the repository lies.
     pub(super) fn store(&self) -> Result<store::Opened> {
-        store::open(self.place()?).map_err(|error| match error.kind() {
-            Kind::Missing => error.hint("afterimage init makes a repository"),
-            _ => error,
-        })
+        open_store(self.place()?)
     }
 
     /// Opens the repository.
@@ -107,7 +105,8 @@ impl Context {
         let opened = match password {
             Some(password) => self.runtime().block_on(Repository::open_with(store, &cache, &password))?,
             None => {
-                let mut ask = || password::ask("Password of the repository");
+                let whose = format!("Password of {}", store.place());
+                let mut ask = || password::ask(&whose);
                 self.runtime().block_on(Repository::open(store, &cache, &mut ask))?
             }
         };
@@ -117,18 +116,41 @@ impl Context {
     /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
     pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
         let opened = self.store()?;
-        let repository = self.repository_in(opened.store, self.given_password()?)?;
-        if let Some(local) = opened.local
+        let repository = self.repository_in(opened.store.clone(), self.given_password()?)?;
+        self.sweep(&opened);
+        Engine::new(repository, self.runtime().clone(), self.global.memory)
+    }
+
+    /// Opens another repository to write to it.
+    pub(super) fn other_writer_engine(
+        &self,
+        place: &str,
+        password_file: Option<&Path>,
+        memory: u64,
+    ) -> Result<Arc<Engine>> {
+        let opened = open_store(place)?;
+        let password = password_file.map(password::from_file).transpose()?;
+        let repository = self.repository_in(opened.store.clone(), password)?;
+        self.sweep(&opened);
+        Engine::new(repository, self.runtime().clone(), memory)
+    }
+
+    fn sweep(&self, opened: &store::Opened) {
+        if let Some(local) = &opened.local
             && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
         {
             tracing::warn!("remove what was left unfinished: {error}");
         }
-        Engine::new(repository, self.runtime().clone(), self.global.memory)
     }
 
     /// Opens the repository with the engine that reads from it.
     pub(super) fn engine(&self) -> Result<Arc<Engine>> {
-        Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
+        self.engine_within(self.global.memory)
+    }
+
+    /// The same with a part of the memory.
+    pub(super) fn engine_within(&self, memory: u64) -> Result<Arc<Engine>> {
+        Engine::new(self.repository()?, self.runtime().clone(), memory)
     }
 
     /// The backup and the image that a reference means.
@@ -209,6 +231,13 @@ impl Context {
             }
         }
     }
+}
+
+fn open_store(place: &str) -> Result<store::Opened> {
+    store::open(place).map_err(|error| match error.kind() {
+        Kind::Missing => error.hint("afterimage init makes a repository"),
+        _ => error,
+    })
 }
 
 fn bar(what: &str) -> ProgressBar {

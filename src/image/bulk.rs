@@ -46,10 +46,12 @@ type Planned = (u64, Step, Vec<u8>);
 /// The same, opened.
 type Opened = (u64, Result<(Step, Vec<u8>)>);
 
-/// How many openers, and so how many gets at once: two for each core, if a quarter of the budget has room for what they hold.
+/// How many openers, and so how many gets at once: two for each core, or as many as the store is worth asking at once, if a quarter of the
+/// budget has room for what they hold.
 fn openers(image: &Image) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    (cores * 2).min(affordable(image) / 2).max(1)
+    let of_store = image.engine().repository().store.calls_at_once().unwrap_or(0);
+    (cores * 2).max(of_store).min(affordable(image) / 2).max(1)
 }
 
 /// How many groups, sealed and plain, a quarter of the budget has room for.

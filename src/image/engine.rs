@@ -14,7 +14,7 @@ use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Node;
-use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, PackId, Place, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
 use bytes::Bytes;
@@ -177,6 +177,10 @@ impl Engine {
         if let Some(answer) = self.node_now(id).map(Ok).or_else(|| self.not_lost(id).err().map(Err)) {
             return drop(lead.finish(answer));
         }
+        if let Some(node) = self.node_on_disk(id, place) {
+            self.keep_node(id, &node);
+            return drop(lead.finish(Ok(node)));
+        }
         if !self.pool.admits(of) {
             let engine = Arc::clone(&self);
             let later = Box::new(move || engine.fetch_node(lead, place));
@@ -185,16 +189,27 @@ impl Engine {
         let engine = Arc::clone(&self);
         let call = async move { fetch_node(&engine, id, place).await };
         self.here_or_later(of, call, move |engine, answer| {
+            let (answer, sealed) = match answer {
+                Ok((node, sealed)) => (Ok(node), sealed),
+                Err(error) => (Err(error), None),
+            };
             match &answer {
-                Ok(node) => {
-                    engine.watch.nodes_opened.add(1);
-                    let weight = std::mem::size_of_val(&node.entries[..]) + 64;
-                    engine.nodes.insert(id, Arc::clone(node), weight, Hint::Demand);
-                }
+                Ok(node) => engine.keep_node(id, node),
                 Err(error) => engine.lose(id, error),
             }
             drop(lead.finish(answer));
+            if let Some(sealed) = sealed {
+                let again = Arc::clone(engine);
+                let keep = move || again.put_on_disk(&[(id, place.pack, sealed)]);
+                engine.pool.submit(Urgency::Soon, Box::new(keep));
+            }
         });
+    }
+
+    fn keep_node(&self, id: ChunkId, node: &Arc<Node>) {
+        self.watch.nodes_opened.add(1);
+        let weight = std::mem::size_of_val(&node.entries[..]) + 64;
+        self.nodes.insert(id, Arc::clone(node), weight, Hint::Demand);
     }
 
     /// On a thread of the pool. A store that answers at once (a local one does, in its own time) is answered for here and now;
@@ -290,8 +305,11 @@ impl Engine {
             match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
             {
                 Some(answer) => drop(lead.finish(answer)),
-                None => match self.kept_on_disk(&wanted) {
-                    Some(chunk) => self.finish(lead, &wanted, Ok(chunk), hint),
+                None => match self.kept_on_disk(SealKind::Data, wanted.id, wanted.place) {
+                    Some(chunk) => {
+                        self.watch.disk_chunks.add(1);
+                        self.finish(lead, &wanted, Ok(chunk), hint);
+                    }
                     None => missing.push((lead, wanted)),
                 },
             }
@@ -346,12 +364,18 @@ impl Engine {
                 }
             }
         }
-        // After everyone has what he waits for: the disk of the tier may be slower than the store.
-        if let (Some(disk), Ok(bytes), true) = (&self.disk, &answer, self.pool.admits(Asked::Tier)) {
-            let _inside = self.pool.enter(Asked::Tier);
-            for wanted in whole {
-                disk.put(wanted.id, wanted.place.pack, &sealed_of(bytes, &wanted));
-            }
+        if let (Some(_), Ok(bytes)) = (&self.disk, &answer) {
+            let whole = whole.iter().map(|wanted| (wanted.id, wanted.place.pack, sealed_of(bytes, wanted)));
+            self.put_on_disk(&whole.collect::<Vec<_>>());
+        }
+    }
+
+    /// After everyone has what he waits for: the disk of the tier may be slower than the store.
+    fn put_on_disk(&self, chunks: &[(ChunkId, PackId, Bytes)]) {
+        let Some(disk) = self.disk.as_ref().filter(|_| self.pool.admits(Asked::Tier)) else { return };
+        let _inside = self.pool.enter(Asked::Tier);
+        for (id, pack, sealed) in chunks {
+            disk.put(*id, *pack, sealed);
         }
     }
 
@@ -364,21 +388,24 @@ impl Engine {
         });
     }
 
+    /// A node from the tier on disk, if it is there and makes sense.
+    fn node_on_disk(&self, id: ChunkId, place: Place) -> Option<Arc<Node>> {
+        let plain = self.kept_on_disk(SealKind::Node, id, place)?;
+        self.repository.parse_node(id, &plain).ok().map(Arc::new)
+    }
+
     /// A chunk from the tier on disk, if it is there and proves itself.
-    fn kept_on_disk(&self, wanted: &Wanted) -> Option<Verified> {
+    fn kept_on_disk(&self, kind: SealKind, id: ChunkId, place: Place) -> Option<Verified> {
         // A tier that hangs is done without.
         let disk = self.disk.as_ref().filter(|_| self.pool.admits(Asked::Tier))?;
         let inside = self.pool.enter(Asked::Tier);
-        let sealed = disk.get(wanted.id, wanted.place.pack)?;
+        let sealed = disk.get(id, place.pack)?;
         drop(inside);
-        match self.repository.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
-            Ok(chunk) => {
-                self.watch.disk_chunks.add(1);
-                Some(chunk)
-            }
+        match self.repository.open_chunk(kind, id, place, &sealed) {
+            Ok(chunk) => Some(chunk),
             Err(error) => {
                 self.watch.disk_damaged.add(1);
-                disk.forget(wanted.id, wanted.place.pack);
+                disk.forget(id, place.pack);
                 tracing::debug!("what the cache kept is damaged and fetched again: {error}");
                 None
             }

@@ -3,10 +3,11 @@
 //! A hole is noticed as high up as it begins: a subtree that is not there is one answer, whatever its size.
 
 use super::engine::Engine;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::node::{Child, Entry, Node, Shape, slot_span, span};
 use crate::format::record::Root;
 use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
+use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -197,9 +198,21 @@ enum Step {
     Done(Stretch),
 }
 
-/// Fetches one node; used by the engine.
-pub(super) async fn fetch_node(engine: &Engine, id: ChunkId, place: Place) -> Result<Arc<Node>> {
+/// Fetches one node; used by the engine. With it come the sealed bytes, if they are to be kept and it was where it should be.
+pub(super) async fn fetch_node(
+    engine: &Engine,
+    id: ChunkId,
+    place: Place,
+) -> Result<(Arc<Node>, Option<Bytes>)> {
     let repository = engine.repository();
-    let plain = repository.chunk(SealKind::Node, id, place).await?;
-    Ok(Arc::new(repository.parse_node(id, &plain)?))
+    let here = match engine.disk_bytes() {
+        Some(_) => repository.chunk_and_seal(SealKind::Node, id, place).await.map(Some),
+        None => Ok(None),
+    };
+    let (plain, sealed) = match here {
+        Ok(Some((plain, sealed))) => (plain, Some(sealed)),
+        Err(error) if !matches!(error.kind(), Kind::Missing | Kind::Corrupt) => return Err(error),
+        _ => (repository.chunk(SealKind::Node, id, place).await?, None),
+    };
+    Ok((Arc::new(repository.parse_node(id, &plain)?), sealed))
 }

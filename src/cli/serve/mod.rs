@@ -97,7 +97,7 @@ impl Serving {
             return Ok(Serving { offered, backups: None, engine: None, mount: None });
         }
         let repository = context.repository()?;
-        let disk = mount::disk(args.cache_dir.as_deref(), args.cache_size, &repository);
+        let disk = mount::disk(context, args.cache_dir.as_deref(), args.cache_size, &repository)?;
         let runtime = context.runtime().clone();
         let engine = Engine::with_disk(repository, runtime, context.global.memory, disk)?;
         let view = View::new(Arc::clone(&engine));
