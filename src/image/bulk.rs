@@ -290,13 +290,17 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
         let into = &mut buffer[at..at + len_of(&here)];
         let whole = here == piece.range;
         let opened = match &sealed {
-            Ok(sealed) if whole => {
+            Ok(sealed) => {
                 let from = (u64::from(child.place.offset) - range.start) as usize;
                 let sealed = &sealed[from..from + child.place.len as usize];
-                let what = Sealed::Chunk(SealKind::Data, child.id);
-                open_exact(&engine.repository().keys, Under::Pack(child.place.pack), what, sealed, into)
+                let (repository, what) = (engine.repository(), Sealed::Chunk(SealKind::Data, child.id));
+                match whole {
+                    true => open_exact(&repository.keys, Under::Pack(child.place.pack), what, sealed, into),
+                    false => repository
+                        .open_chunk(SealKind::Data, child.id, child.place, sealed)
+                        .and_then(|chunk| copy_part(&chunk, piece, &here, into)),
+                }
             }
-            Ok(_) => Err(Error::new(Kind::Missing, "only a part is wanted")),
             Err(error) => Err(error.clone()),
         };
         if let Err(error) = opened {
@@ -310,12 +314,17 @@ fn open_group(image: &Image, group: &Group, buffer: &mut Vec<u8>) -> Result<()> 
     Ok(())
 }
 
-/// One chunk by itself: it may have to be searched for, or only a part of it is wanted.
+/// One chunk by itself, which has to be searched for.
 fn open_one(image: &Image, piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     let Some(child) = piece.child else { return Ok(()) };
     let engine = Arc::clone(image.engine());
     let chunk = engine.runtime().block_on(engine.repository().chunk(SealKind::Data, child.id, child.place));
     let chunk = chunk.context(|| format!("read bytes {} to {}", here.start, here.end))?;
+    copy_part(&chunk, piece, here, into)
+}
+
+/// What is wanted of a chunk.
+fn copy_part(chunk: &[u8], piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     if chunk.len() != len_of(&piece.range) {
         let (found, wanted) = (chunk.len() as u64, piece.range.end - piece.range.start);
         return Err(Corrupt::Length { found, wanted }.into());

@@ -70,6 +70,20 @@ fn a_doctor_tells_what_a_store_keeps_to() {
 }
 
 #[test]
+fn a_doctor_leaves_nothing_in_a_directory() {
+    let sand = crate::common::Sandbox::with_repo();
+    let entries = || {
+        let listed = std::fs::read_dir(sand.repo()).expect("read the repository");
+        let mut names: Vec<_> = listed.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = entries();
+    let _ = sand.done(&["doctor", "--store"]);
+    assert_eq!(entries(), before);
+}
+
+#[test]
 fn a_doctor_without_a_repository_looks_at_the_machine() {
     let sand = crate::common::Sandbox::new();
     let mut command = sand.command(&["doctor"]);

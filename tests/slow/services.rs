@@ -19,15 +19,14 @@ pub(crate) struct Service {
 
 /// A way to speak to a service.
 pub(crate) struct Speech {
-    pub(crate) name: &'static str,
     scheme: &'static str,
     pub(crate) env: Vec<(String, String)>,
 }
 
 impl Speech {
-    /// A place in the first bucket.
+    /// A place in the first bucket, which a service's other language does not use.
     pub(crate) fn place(&self, prefix: &str) -> String {
-        format!("{}://{}/{prefix}", self.scheme, BUCKETS[0])
+        format!("{}://{}/by-{}/{prefix}", self.scheme, BUCKETS[0], self.scheme)
     }
 }
 
@@ -67,7 +66,7 @@ impl Service {
     pub(crate) fn as_swift(&self) -> Speech {
         let auth = format!("{}/auth/v1.0", self.url);
         let env = [("ST_AUTH", auth.as_str()), ("ST_USER", "test:tester"), ("ST_KEY", "testing")];
-        Speech { name: "Swift", scheme: "swift", env: owned(&env) }
+        Speech { scheme: "swift", env: owned(&env) }
     }
 
     pub(crate) fn as_s3(&self) -> Speech {
@@ -77,7 +76,7 @@ impl Service {
             ("AWS_SECRET_ACCESS_KEY", "testing"),
             ("AWS_REGION", "us-east-1"),
         ];
-        Speech { name: "S3", scheme: "s3", env: owned(&env) }
+        Speech { scheme: "s3", env: owned(&env) }
     }
 
     /// Stops or continues all of its processes, as a machine that hangs would.

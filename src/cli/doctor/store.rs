@@ -9,6 +9,7 @@ use crate::error::{Context as _, Kind, Result};
 use crate::seal::random;
 use crate::store::conformance::{Verdict, conformance};
 use crate::store::{Name, Store};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A store's clock that is further from ours than this is said: services refuse what is signed at another time.
@@ -21,13 +22,29 @@ pub(super) fn probe(context: &Context) -> Result<Vec<Finding>> {
     let mut tail = [0; 8];
     random(&mut tail)?;
     let folder = format!("doctor-{}", crate::format::ids::to_hex(&tail));
-    context.runtime().block_on(async {
+    let probed = context.runtime().block_on(async {
         let mut findings = vec![Finding::well("store", store.place())];
         findings.extend(timed(&*store, &folder).await?);
         findings
             .extend(conformance(&*store, &folder).await.into_iter().map(|verdict| judged(verdict, &folder)));
         Ok(findings)
-    })
+    });
+    if let Some(directory) = context.directory()? {
+        remove_empty(&directory.join(&folder));
+    }
+    probed
+}
+
+/// Objects leave their folders behind where a store is a directory. What is not empty stays.
+fn remove_empty(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    if let Err(error) = std::fs::remove_dir(folder) {
+        tracing::debug!("remove {}: {error}", folder.display());
+    }
 }
 
 /// Latency and clock, by one small object.

@@ -141,7 +141,7 @@ fn hint(doing: &Doing<'_>, status: u16, seen: &Seen, said: &Said) -> Option<Stri
     }
     match status {
         301 | 307 | 400 => elsewhere,
-        404 if doing.what == "put" => {
+        404 if matches!(doing.what, "put" | "list") => {
             Some(format!("the container {} has to be there first", doing.place.bucket))
         }
         401 | 403 if doing.place.scheme == Scheme::S3 => {
