@@ -11,7 +11,7 @@ use super::wire;
 use super::words::Cause;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use opendal::{Operator, services};
+use opendal::Operator;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -129,13 +129,7 @@ impl Login {
 
 impl Held {
     fn new(place: &Place, session: Session) -> Result<Held> {
-        let builder = services::Swift::default()
-            .endpoint(&session.endpoint)
-            .container(&place.bucket)
-            .root(&place.prefix)
-            .token(&session.token);
-        let operator = Operator::new(builder)
-            .map_err(|cause| Error::new(Kind::Usage, format!("open {place}: {}", cause.message())))?;
+        let operator = operator(place, &session)?;
         let now = clock::now();
         // A fifth of its time is left for calls that are under way, and for a login that fails at first.
         let renew_at =
@@ -146,6 +140,23 @@ impl Held {
     fn is_fresh(&self, now: jiff::Timestamp) -> bool {
         self.renew_at.is_none_or(|at| now < at)
     }
+}
+
+#[cfg(feature = "swift")]
+fn operator(place: &Place, session: &Session) -> Result<Operator> {
+    let builder = opendal::services::Swift::default()
+        .endpoint(&session.endpoint)
+        .container(&place.bucket)
+        .root(&place.prefix)
+        .token(&session.token);
+    Operator::new(builder)
+        .map_err(|cause| Error::new(Kind::Usage, format!("open {place}: {}", cause.message())))
+}
+
+/// This build has no Swift, and its places are not known by name either.
+#[cfg(not(feature = "swift"))]
+fn operator(place: &Place, _session: &Session) -> Result<Operator> {
+    Err(Error::new(Kind::Unsupported, format!("open {place}: this build has no Swift")))
 }
 
 impl Way {

@@ -1,8 +1,8 @@
 //! Objects in a service across a network: S3 and what speaks it, Swift.
 //!
 //! ```text
-//! place + environment -> operator (s3) or sessions (login, keystone) -> one call -> wire -> service
-//!                                                                          '-> words, when it fails
+//! place + environment -> operator (s3) or sessions (login, keystone) -> one call (here, publish, list) -> wire -> service
+//!                                                                                                '-> words, when it fails
 //! ```
 //!
 //! Holds: one call is one request, but for a listing and for a `put` whose name is taken. A `put` never replaces where the service knows how
@@ -12,14 +12,14 @@
 //! Credentials come from the environment and are in no argument, error, log or `Debug`.
 
 pub(super) mod env;
-#[cfg(feature = "swift")]
 mod keystone;
-#[cfg(feature = "swift")]
+mod list;
 mod login;
 pub(super) mod place;
-#[cfg(feature = "s3")]
+#[cfg_attr(not(feature = "s3"), allow(dead_code))]
 mod profile;
-#[cfg(feature = "s3")]
+mod publish;
+#[cfg_attr(not(feature = "s3"), allow(dead_code, unused_imports))]
 mod s3;
 #[cfg(test)]
 mod tests;
@@ -30,27 +30,18 @@ use super::{Body, Fut, Listed, Name, Stat, Store};
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use env::Env;
-#[cfg(feature = "swift")]
 use login::{Held, Login};
-use opendal::{Buffer, Lister, Metadata, Operator, options};
+use opendal::{Metadata, Operator, options};
 use place::{Place, Scheme};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use wire::{Call, Wants};
 use words::{Doing, failure};
 
-/// How many names an answer to `list` holds at most; services give them in pages of a thousand or more.
-const NAMES_MAX: usize = 10_000;
 /// How many calls a service gets at once, before anything is known of it.
 pub(super) const CALLS_AT_ONCE: usize = 16;
-/// So many bytes of an object whose name was taken are compared at a time.
-const COMPARE_LEN: u64 = 8 << 20;
-/// What a service answers when it should create and the name is taken.
-const TAKEN: u16 = 412;
-/// What a service answers that does not know how to create only.
-const NOT_KNOWN: u16 = 501;
 
 /// A store in a bucket or container.
 pub(super) struct Remote {
@@ -107,27 +98,6 @@ impl Remote {
             }
         };
         Ok(Remote { place, client, door, creates_only: AtomicBool::new(true), end: Mutex::new(None) })
-    }
-
-    /// Refuses a place where anything lies but folders that are called as in `ours`.
-    pub(super) async fn judge_empty(&self, ours: &[&str]) -> Result<()> {
-        let doing = self.doing("list", "all");
-        let first_other = |operator: Operator, _| async move {
-            let options = options::ListOptions { recursive: true, ..Default::default() };
-            let mut lister = operator.lister_options("/", options).await?;
-            while let Some(entry) = next(&mut lister).await {
-                let path = entry?.path().to_owned();
-                let folder = path.split('/').next().unwrap_or_default();
-                if path != "/" && !ours.contains(&folder) {
-                    return Ok(Some(path));
-                }
-            }
-            Ok(None)
-        };
-        let other = self.ask(&doing, Wants::default(), first_other).await?;
-        let Some(other) = other else { return Ok(()) };
-        let words = format!("make a store in {}: it holds other objects, such as {other:?}", self.place);
-        Err(Error::new(Kind::Refused, words).hint("choose a prefix that nothing lies under"))
     }
 
     async fn way(&self) -> Result<Way> {
@@ -223,107 +193,6 @@ impl Remote {
         Ok(stat_of(&metadata))
     }
 
-    async fn publish(&self, name: &Name, body: Body) -> Result<()> {
-        if !self.creates_only.load(Relaxed) {
-            return self.publish_unguarded(name, &body).await;
-        }
-        match self.write(name, &body, true).await {
-            Err(failed) if failed.status == TAKEN => match self.is_there(name, &body).await? {
-                true => Ok(()),
-                // Whoever has it has not shown it yet.
-                false => Err(failed.error.as_kind(Kind::Busy)),
-            },
-            Err(failed) if failed.status == NOT_KNOWN => {
-                self.creates_only.store(false, Relaxed);
-                self.publish_unguarded(name, &body).await
-            }
-            written => Ok(written?),
-        }
-    }
-
-    /// Where the service can't create only: a name that is taken is seen before, unless two writers come at the same moment.
-    async fn publish_unguarded(&self, name: &Name, body: &Body) -> Result<()> {
-        match self.is_there(name, body).await? {
-            true => Ok(()),
-            false => Ok(self.write(name, body, false).await?),
-        }
-    }
-
-    async fn write(&self, name: &Name, body: &Body, create: bool) -> Result<(), Failed> {
-        let doing = self.doing("put", name.as_str());
-        let buffer = Buffer::from(body.parts.clone());
-        let by_library = matches!(self.door, Door::S3(_));
-        let wants = Wants { create_only: create && !by_library, ..Wants::default() };
-        let write = |operator: Operator, _| {
-            let (name, buffer) = (name.to_string(), buffer.clone());
-            let options = options::WriteOptions { if_not_exists: create && by_library, ..Default::default() };
-            async move { operator.write_options(&name, buffer, options).await }
-        };
-        self.ask(&doing, wants, write).await.map(drop)
-    }
-
-    /// Whether the name is taken by these very bytes; `Refused` if it is by others.
-    async fn is_there(&self, name: &Name, body: &Body) -> Result<bool> {
-        let stat = match self.look(name).await {
-            Err(error) if error.kind() == Kind::Missing => return Ok(false),
-            stat => stat?,
-        };
-        if stat.len == body.len() && self.holds(name, body).await? {
-            return Ok(true);
-        }
-        let words = format!(
-            "put {name} in {}: another object of that name is there, {} bytes long and not these {}",
-            self.place,
-            stat.len,
-            body.len()
-        );
-        Err(Error::new(Kind::Refused, words))
-    }
-
-    async fn holds(&self, name: &Name, body: &Body) -> Result<bool> {
-        let whole = Buffer::from(body.parts.clone());
-        let len = body.len();
-        let mut at = 0;
-        while at < len {
-            let end = (at + COMPARE_LEN).min(len);
-            let there = self.read(name, at..end).await?;
-            if !whole.slice(at as usize..end as usize).flat_map(|part| part.into_iter()).eq(there) {
-                return Ok(false);
-            }
-            at = end;
-        }
-        Ok(true)
-    }
-
-    async fn page(&self, under: &str, after: Option<&Name>) -> Result<Vec<Listed>> {
-        let after = after.filter(|after| after.as_str() > under);
-        if after.is_some_and(|after| self.ends_with(under, after)) {
-            return Ok(Vec::new());
-        }
-        let doing = self.doing("list", under);
-        let list = |operator: Operator, call: Arc<Call>| {
-            let start_after = after.map(Name::to_string);
-            let options = options::ListOptions { start_after, recursive: true, ..Default::default() };
-            let under = under.to_owned();
-            async move { gather(operator.lister_options(&under, options).await?, &under, &call).await }
-        };
-        let wants = Wants { ends_with_a_page: self.place.scheme == Scheme::Swift, ..Wants::default() };
-        let (listed, is_end) = self.ask(&doing, wants, list).await?;
-        if let Some(last) = listed.last().filter(|_| is_end) {
-            *self.end() = Some((under.to_owned(), last.name.clone()));
-        }
-        Ok(listed)
-    }
-
-    /// Whether the last listing of this folder was seen to end with this name. Said once, to whoever goes on with it.
-    fn ends_with(&self, under: &str, after: &Name) -> bool {
-        self.end().take_if(|(folder, last)| folder == under && last == after).is_some()
-    }
-
-    fn end(&self) -> MutexGuard<'_, Option<(String, Name)>> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn remove(&self, name: &Name) -> Result<()> {
         let doing = self.doing("delete", name.as_str());
         let delete = |operator: Operator, _| {
@@ -335,28 +204,6 @@ impl Remote {
             _ => Ok(()),
         }
     }
-}
-
-/// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
-async fn gather(mut lister: Lister, under: &str, call: &Call) -> opendal::Result<(Vec<Listed>, bool)> {
-    let mut listed = Vec::new();
-    while listed.len() < NAMES_MAX {
-        let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
-        let (path, metadata) = entry?.into_parts();
-        let _before = call.names.fetch_add(1, Relaxed);
-        if metadata.is_file()
-            && path.starts_with(under)
-            && let Ok(name) = Name::parse(&path)
-        {
-            listed.push(Listed { name, stat: stat_of(&metadata) });
-        }
-    }
-    Ok((listed, false))
-}
-
-async fn next(lister: &mut Lister) -> Option<opendal::Result<opendal::Entry>> {
-    use futures_core::Stream;
-    std::future::poll_fn(|context| std::pin::Pin::new(&mut *lister).poll_next(context)).await
 }
 
 fn stat_of(metadata: &Metadata) -> Stat {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 const REGION_USUAL: &str = "us-east-1";
 
 /// An operator for the bucket, and the file of further certificates that its client needs.
+#[cfg(feature = "s3")]
 pub(super) fn operator(place: &Place, env: &Env) -> Result<(Operator, Option<PathBuf>)> {
     let profile = profile::of_the_environment(env);
     let endpoint =
@@ -42,6 +43,12 @@ pub(super) fn operator(place: &Place, env: &Env) -> Result<(Operator, Option<Pat
             .hint("AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say where it is and who asks")
     })?;
     Ok((operator, env.get("AWS_CA_BUNDLE").map(PathBuf::from)))
+}
+
+/// This build has no S3, and its places are not known by name either.
+#[cfg(not(feature = "s3"))]
+pub(super) fn operator(place: &Place, _env: &Env) -> Result<(Operator, Option<PathBuf>)> {
+    Err(Error::new(Kind::Unsupported, format!("open {place}: this build has no S3")))
 }
 
 /// Whether the bucket is part of the host's name: so at AWS itself, if its name can be one; elsewhere only when asked for.
