@@ -89,7 +89,8 @@ async fn compare_origins(
         changed => changed,
     };
     let chunk = a.chunk_len();
-    for range in changed.unwrap_or_else(|| vec![0..end]) {
+    let all = || std::iter::once(0..end).collect();
+    for range in changed.unwrap_or_else(all) {
         let range = range.start..range.end.min(end);
         if chunk != b.chunk_len() {
             // Chunks that are cut in different ways have ids that say nothing of each other.

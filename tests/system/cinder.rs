@@ -146,6 +146,10 @@ fn verbs_that_write_are_refused_and_say_so() {
     assert_eq!(fingerprint(&place), before);
 }
 
+fn put_back(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).expect("put it back");
+}
+
 #[test]
 fn c7_a_flipped_bit_that_cinder_would_restore_is_named_with_its_object_and_its_place() {
     let sand = Sandbox::new();
@@ -178,10 +182,15 @@ fn c7_a_flipped_bit_that_cinder_would_restore_is_named_with_its_object_and_its_p
                 hurt.iter().all(|id| [FIRST, SECOND].contains(id)) && hurt.contains(&FIRST),
                 "{name}: {report}"
             );
+            if name.ends_with("_sha256file") {
+                // What the digest should speak for is blamed, by the object that it is in.
+                put_back(&path, &bytes);
+                continue;
+            }
             let object = report["damaged"][0]["object"].as_str().expect("an object");
             assert!(name.starts_with(object.rsplit('/').next().expect("a name")), "{name}: {report}");
         }
-        std::fs::write(&path, bytes).expect("put it back");
+        put_back(&path, &bytes);
     }
     assert!(damaged >= 6 && sound <= 2, "{damaged} of them were noticed");
     let _ = sand.done(&on(&place, &["check", "--read-data"]));

@@ -147,7 +147,7 @@ fn check_layer(
         let workers: Vec<_> = (0..threads.min(own.len())).map(|_| scope.spawn(work)).collect();
         let panicked =
             |_| Err(Error::new(Kind::Unsupported, "a thread that checks ended in a panic: this is a bug"));
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(panicked)).collect::<Result<()>>()
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(panicked))
     })?;
     let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     wrong.sort_by_key(|wrong| (wrong.range.start, wrong.range.end));

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Digests of one page: they speak for 64 MiB, where blocks have the size that Cinder gives them.
 const PAGE: u64 = 2048;
 
+/// In place of a digest that can't be read: nothing has it, so the block that it should speak for is found wrong, and no other.
+const OF_NOTHING: Sha256 = [0; 32];
+
 /// A page of digests, and whose it is.
 pub(super) type Pages = ChunkCache<(ChunkId, u64), Arc<[Sha256]>>;
 
@@ -140,7 +143,8 @@ impl Digests {
         let what = || format!("read {}/{}", self.store.place(), self.name);
         let range = frame.range(&(page * PAGE..(page + 1) * PAGE));
         let bytes = self.store.get(&self.name, range).await.context(what)?;
-        let digests: Arc<[Sha256]> = Frame::parse(&bytes).map_err(Error::from).context(what)?.into();
+        let digests: Arc<[Sha256]> =
+            Frame::parse_each(&bytes).map(|digest| digest.unwrap_or(OF_NOTHING)).collect();
         self.pages.insert((self.id, page), Arc::clone(&digests), digests.len() * 32, Hint::Demand);
         Ok(digests)
     }

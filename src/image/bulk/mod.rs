@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 /// A group holds up to so many plain bytes (or one chunk).
 const GROUP_LEN: u64 = 1 << 20;
-/// The longest run that an origin is asked for at once. It keeps places to begin at about as far apart.
-const RUN_LEN: u64 = 4 << 20;
+/// The longest run that an origin is asked for at once. It keeps places to begin at a little closer together.
+const RUN_LEN: u64 = 5 << 20;
 /// How many runs are planned ahead where order does not matter: as far as the next stream or two, if that can be.
 const RUNS_AHEAD: usize = 2048;
 

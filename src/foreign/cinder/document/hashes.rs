@@ -161,8 +161,13 @@ impl Frame {
 
     /// Reads the digests that lie in such a range.
     pub fn parse(bytes: &[u8]) -> Result<Vec<Sha256>, Refused> {
+        Frame::parse_each(bytes).collect()
+    }
+
+    /// The same, where one that can't be read spoils no other.
+    pub fn parse_each(bytes: &[u8]) -> impl Iterator<Item = Result<Sha256, Refused>> + '_ {
         let stride = BEFORE.len().saturating_add(DIGITS).saturating_add(2);
-        bytes.chunks(stride).map(line).collect()
+        bytes.chunks(stride).map(line)
     }
 }
 

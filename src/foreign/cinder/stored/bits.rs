@@ -51,7 +51,7 @@ impl Bits {
     }
 
     /// Passes over what is left of a byte.
-    pub(super) fn to_byte(&mut self) {
+    pub(super) fn pass_to_byte(&mut self) {
         self.pass(self.count % 8);
     }
 

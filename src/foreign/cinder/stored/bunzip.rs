@@ -158,7 +158,7 @@ impl Bunzip {
                 self.state = State::Block;
             }
             END => {
-                self.bits.to_byte();
+                self.bits.pass_to_byte();
                 self.state = State::Between;
             }
             _ => return Err(broken("holds something else where a block should begin")),

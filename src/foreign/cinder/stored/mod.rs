@@ -28,3 +28,5 @@ pub(super) use yard::Yard;
 
 /// How far places to begin at lie apart, in plain bytes.
 pub(super) const SPAN: u64 = 4 << 20;
+/// How much is read from one of them to the next, at most.
+pub(super) const LANE_MAX: u64 = SPAN + SPAN / 4;

@@ -1,9 +1,9 @@
 //! One data object: any range of its plain bytes.
 
-use super::SPAN;
 use super::feed::Source;
 use super::points::{Folder, Points};
 use super::yard::{Method, Taken, Wanted, Yard};
+use super::{LANE_MAX, SPAN};
 use crate::error::{Context, Error, Kind, Result};
 use crate::foreign::cinder::document::metadata::Compression;
 use crate::store::{AnyStore, Name, Stat};
@@ -55,7 +55,13 @@ impl Object {
 
     /// Whether what stands at an offset can be read without all that stands before it.
     pub(in crate::foreign::cinder) fn is_near(&self, offset: u64) -> bool {
-        self.method.is_none() || self.points.before(offset).unwrap_or(0) + SPAN + SPAN / 4 >= offset
+        self.method.is_none() || self.points.before(offset).unwrap_or(0) + LANE_MAX >= offset
+    }
+
+    /// How far what stands at an offset is best read in one go: up to the next place to begin at.
+    pub(in crate::foreign::cinder) fn lane_end(&self, offset: u64) -> u64 {
+        let next = self.points.behind(offset).filter(|next| next - offset <= LANE_MAX);
+        next.unwrap_or_else(|| offset.saturating_add(SPAN))
     }
 
     /// What was read is wrong: places that another process saved may be why, and are not used again. Whether there were any.

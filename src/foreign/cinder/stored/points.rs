@@ -99,6 +99,14 @@ impl Points {
         behind.checked_sub(1).and_then(|place| state.known.get(place)).map(|known| known.out)
     }
 
+    /// The first place behind so many plain bytes.
+    pub(super) fn behind(&self, out: u64) -> Option<u64> {
+        let mut state = self.state();
+        self.load(&mut state);
+        let behind = state.known.partition_point(|known| known.out <= out);
+        state.known.get(behind).map(|known| known.out)
+    }
+
     /// One of them, whole, and whether this process found it. One that can't be had any more is forgotten.
     pub(super) fn get(&self, out: u64) -> Option<(Point, bool)> {
         let mut state = self.state();
@@ -119,13 +127,20 @@ impl Points {
     pub(super) fn put(&self, point: Point) {
         let mut state = self.state();
         self.load(&mut state);
-        let Err(place) = state.known.binary_search_by_key(&point.out, |known| known.out) else { return };
         let out = point.out;
+        if state.known.binary_search_by_key(&out, |known| known.out).is_ok() {
+            return;
+        }
         let kept = match self.append(&mut state, &point) {
             Ok(at) => Kept::There(at),
             Err(_) => Kept::Here(point),
         };
-        state.known.insert(place, Known { out, kept, own: true });
+        // Looking at the file again may have changed what is known.
+        let known = Known { out, kept, own: true };
+        match state.known.binary_search_by_key(&out, |known| known.out) {
+            Ok(place) => state.known[place] = known,
+            Err(place) => state.known.insert(place, known),
+        }
         thin_out(&mut state.known);
     }
 
@@ -337,7 +352,7 @@ mod tests {
                 }
             }
             points.put(point(9));
-            assert_eq!(points.get(9 << 22), Some((point(9), true)));
+            assert!(points.get(9 << 22) == Some((point(9), true)), "{at}");
         }
         let points = folder.of("a");
         assert!(points.before(u64::MAX).is_some() && points.distrust() && !points.distrust());

@@ -101,7 +101,7 @@ fn a_zlib_stream_is_gone_on_with_from_every_place_that_was_saved() {
     let bench = Bench::new();
     for (number, (plain, level)) in [
         (mixed(3 << 20), 6),
-        (mixed(2 << 20), 1),
+        (mixed(2 << 20), 3),
         (noise(9, 1 << 20), 6),
         (vec![0; 3 << 20], 6),
         (mixed(1 << 20), 9),

@@ -3,7 +3,6 @@
 //!
 //! Holds: at most [`PARKED_MAX`] decoders stand here, whatever is read. Of several who wait for one decoder the one who wants the nearest gets it.
 
-use super::SPAN;
 use super::bunzip::Bunzip;
 use super::feed::{Feed, Source};
 use super::inflate::Inflater;
@@ -53,11 +52,18 @@ pub(in crate::foreign::cinder) struct Yard {
 #[derive(Default)]
 struct State {
     parked: VecDeque<(u64, Standing)>,
-    /// Those that are used: of which object, and where they will stand then.
-    running: HashMap<u64, (u64, u64)>,
+    /// Those that are used.
+    running: HashMap<u64, Running>,
     /// Who waits for one: of which object, for which place, and how many.
     waiting: BTreeMap<(u64, u64), usize>,
     tickets: u64,
+}
+
+/// A decoder that is used: of which object, where it stood, and where it will stand.
+struct Running {
+    object: u64,
+    from: u64,
+    to: u64,
 }
 
 /// What is wanted of an object.
@@ -144,14 +150,14 @@ impl Yard {
                     continue;
                 }
                 let standing = state.parked.remove(place).map(|(_, standing)| standing);
-                return Ok(self.taken(state, wanted, standing));
+                return Ok(self.taken(state, wanted, at, standing));
             }
-            let comes = state.comes(wanted).filter(|to| way > SPAN && wanted.start - to < way);
-            if comes.is_some() {
+            // What it still has to do, and what is to be done from there, against going all the way oneself.
+            if state.comes(wanted).is_some_and(|work| work <= way) {
                 self.wait(state, wanted);
                 continue;
             }
-            let mut taken = self.taken(state, wanted, None);
+            let mut taken = self.taken(state, wanted, saved, None);
             let point = if saved == 0 { None } else { wanted.points.get(saved) };
             if saved > 0 && point.is_none() {
                 // It could not be had; it is not offered again.
@@ -166,11 +172,13 @@ impl Yard {
         &self,
         mut state: MutexGuard<'_, State>,
         wanted: &Wanted<'_>,
+        from: u64,
         standing: Option<Standing>,
     ) -> Taken<'_> {
         state.tickets += 1;
         let ticket = state.tickets;
-        let _none = state.running.insert(ticket, (wanted.object, wanted.end));
+        let running = Running { object: wanted.object, from, to: wanted.end };
+        let _none = state.running.insert(ticket, running);
         drop(state);
         Taken { yard: self, ticket, object: wanted.object, standing }
     }
@@ -205,11 +213,10 @@ impl State {
         standing.map(|(place, (_, standing))| (place, standing.at())).max_by_key(|(_, at)| *at)
     }
 
-    /// Where the decoder will stand that is used and will stand nearest.
+    /// How much a decoder that is used has to decode at most until what is wanted is reached, counting what it is used for now.
     fn comes(&self, wanted: &Wanted<'_>) -> Option<u64> {
-        let of_object =
-            self.running.values().filter(|(object, to)| *object == wanted.object && *to <= wanted.start);
-        of_object.map(|(_, to)| *to).max()
+        let fits = |one: &&Running| one.object == wanted.object && one.to <= wanted.start;
+        self.running.values().filter(fits).map(|one| wanted.start - one.from.min(one.to)).min()
     }
 
     /// Whether somebody waits for a place on the way from `at` to the one that is wanted.

@@ -8,18 +8,22 @@
 //! A backup from before there were digests of blocks has one MD5 for each object: the object is read through once, and each later read is
 //! held to what was found then.
 
+mod own;
+
+pub(super) use own::Own;
+
 use super::catalogue::{Catalogue, Image as Made};
 use super::chain::{Piece, resolve, touching};
 use super::digests::{Digests, Opened, Pages, chunk_id};
+use super::document::metadata::Object as Extent;
 use super::document::names;
 use super::draft::Draft;
 use super::layers::{Layer, Layers, PIECE};
-use super::stored::{Object, SPAN};
+use super::stored::{LANE_MAX, Object, SPAN};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{BackupId, ChunkId};
 use crate::image::Origin;
 use crate::image::origin::Run;
-use crate::progress::{Cancel, Progress};
 use crate::seal::{Verified, digest};
 use crate::store::{Fut, Name};
 use bytes::Bytes;
@@ -143,7 +147,7 @@ impl Image {
         &self,
         open: &'a Open,
         range: &Range<u64>,
-    ) -> impl Iterator<Item = Result<(&'a Piece, Arc<Object>, &'a super::document::metadata::Object)>> {
+    ) -> impl Iterator<Item = Result<(&'a Piece, Arc<Object>, &'a Extent)>> {
         touching(&open.pieces, range).map(|piece| {
             let lost = || Error::new(Kind::Corrupt, "a piece of the image belongs to no object");
             let layer = open.layers.get(piece.layer as usize).ok_or_else(lost)?;
@@ -173,13 +177,7 @@ impl Image {
     }
 
     /// Reads a part of an object that has but one digest.
-    fn read_proven(
-        &self,
-        object: &Object,
-        extent: &super::document::metadata::Object,
-        at: u64,
-        into: &mut [u8],
-    ) -> Result<()> {
+    fn read_proven(&self, object: &Object, extent: &Extent, at: u64, into: &mut [u8]) -> Result<()> {
         let proof = self.layers.proof(object, extent)?;
         let end = at + into.len() as u64;
         let whole = at / PIECE * PIECE..end.next_multiple_of(PIECE).min(extent.length);
@@ -318,174 +316,28 @@ impl Image {
     }
 
     /// Where a run of data has to end, and its stream: several small objects are read in one go, a large one a part at a time.
-    fn cut(&self, open: &Open, offset: u64, end: u64) -> (u64, Option<u64>) {
-        for piece in touching(&open.pieces, &(offset..end)) {
-            let extent = open
-                .layers
-                .get(piece.layer as usize)
-                .and_then(|layer| layer.objects.get(piece.object as usize).map(|extent| (layer, extent)));
-            let Some((layer, extent)) = extent.filter(|(_, extent)| extent.length > SPAN) else { continue };
-            if piece.start > offset {
-                // The next run begins with it.
-                let before = piece.start / self.chunk * self.chunk;
-                return (if before > offset { before } else { (offset + self.chunk).min(end) }, None);
-            }
-            let inside = (offset - extent.offset) % SPAN;
-            let until = (offset + SPAN - inside).min(piece.end);
-            let until = until.next_multiple_of(self.chunk).min(end);
-            let object = self.layers.object_now(layer, extent);
-            let near = object.as_ref().is_some_and(|object| object.is_near(offset - extent.offset));
-            let number = u64::from(piece.layer) << 32 | u64::from(piece.object);
-            return (until, (!near).then_some(number));
-        }
-        (end, None)
-    }
-}
-
-/// One of a backup's own objects, which a check looks at.
-#[derive(Clone, Default)]
-pub(super) struct Own(Option<(Arc<Layer>, u32)>);
-
-impl Own {
-    fn extent(&self) -> Option<(&Arc<Layer>, &super::document::metadata::Object)> {
-        let (layer, object) = self.0.as_ref()?;
-        Some((layer, layer.objects.get(*object as usize)?))
-    }
-
-    /// How many bytes of the image it holds.
-    pub(super) fn len(&self) -> u64 {
-        self.extent().map_or(0, |(_, extent)| extent.length)
-    }
-
-    /// Whether it stands for no object.
-    pub(super) fn is_none(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Its name.
-    pub(super) fn name(&self) -> Option<String> {
-        self.extent().map(|(layer, extent)| names::data(&layer.path, extent.number))
-    }
-}
-
-impl Image {
-    /// The backup's own objects.
-    pub(super) fn own(&self) -> Result<Vec<Own>> {
-        let open = self.opened_here()?;
-        let Some(layer) = open.layers.first() else { return Ok(Vec::new()) };
-        Ok((0u32..).zip(&layer.objects).map(|(number, _)| Own(Some((Arc::clone(layer), number)))).collect())
-    }
-
-    /// What is wrong with an own object: which bytes of the image, and why. Without reading it, whether it is there is all that is asked.
-    pub(super) fn check_own(
-        &self,
-        own: &Own,
-        read: bool,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> Result<Vec<(Range<u64>, String)>> {
-        let (open, Some((layer, extent))) = (self.opened_here()?, own.extent()) else {
-            return Ok(Vec::new());
+    async fn cut(&self, open: &Open, offset: u64, end: u64) -> (u64, Option<u64>) {
+        let extent_of = |piece: &Piece| {
+            let layer = open.layers.get(piece.layer as usize)?;
+            layer.objects.get(piece.object as usize).map(|extent| (layer, extent))
         };
-        let judged = |judged: Result<()>, range: &Range<u64>| match judged {
-            Ok(()) => Ok(None),
-            Err(error) if error.kind() == Kind::Corrupt => Ok(Some((range.clone(), error.to_string()))),
-            Err(error) => Err(error),
+        let large = |piece: &&Piece| extent_of(piece).is_some_and(|(_, extent)| extent.length > SPAN);
+        let Some(piece) = touching(&open.pieces, &(offset..end)).find(large) else { return (end, None) };
+        let Some((layer, extent)) = extent_of(piece) else { return (end, None) };
+        if piece.start > offset {
+            // The next run begins with it.
+            let before = piece.start / self.chunk * self.chunk;
+            return (if before > offset { before } else { (offset + self.chunk).min(end) }, None);
+        }
+        let inside = offset - extent.offset;
+        let number = u64::from(piece.layer) << 32 | u64::from(piece.object);
+        // One that is not there is told of when it is read.
+        let (lane_end, stream) = match self.layers.object(layer, extent).await {
+            Ok(object) => (object.lane_end(inside), (!object.is_near(inside)).then_some(number)),
+            Err(_) => (inside + SPAN, Some(number)),
         };
-        let object = match self.layers.runtime.block_on(self.layers.object(layer, extent)) {
-            Ok(object) => object,
-            Err(error) => return Ok(judged(Err(error), &extent.range())?.into_iter().collect()),
-        };
-        if !read {
-            return Ok(Vec::new());
-        }
-        let Some(digests) = &open.digests else {
-            let proof = self.layers.proof(&object, extent).map(drop);
-            progress.add(extent.length);
-            return Ok(judged(proof, &extent.range())?.into_iter().collect());
-        };
-        let (block, mut wrong) = (digests.block(), Vec::new());
-        let (mut at, mut buffer) = (extent.offset, Vec::new());
-        while at < extent.end() {
-            cancel.check()?;
-            let end = ((at + SPAN) / block * block).max(at + 1).min(extent.end());
-            buffer.resize((end - at) as usize, 0);
-            let range = at..end;
-            wrong.extend(self.check_run(digests, &object, extent.offset, &range, &mut buffer, &judged)?);
-            progress.add(end - at);
-            at = end;
-        }
-        if wrong.is_empty() {
-            let last = extent.end().saturating_sub(block).max(extent.offset)..extent.end();
-            wrong.extend(judged(object.ends_as_it_should(&self.layers.yard), &last)?);
-        }
-        wrong.dedup_by(|next, before| {
-            let same = before.0.end == next.0.start && before.1 == next.1;
-            if same {
-                before.0.end = next.0.end;
-            }
-            same
-        });
-        Ok(wrong)
-    }
-
-    /// Reads a part of an own object, and holds the blocks that lie in it to their digests.
-    fn check_run(
-        &self,
-        digests: &Digests,
-        object: &Object,
-        offset: u64,
-        range: &Range<u64>,
-        buffer: &mut [u8],
-        judged: &dyn Fn(Result<()>, &Range<u64>) -> Result<Option<(Range<u64>, String)>>,
-    ) -> Result<Vec<(Range<u64>, String)>> {
-        let block = digests.block();
-        let (at, yard) = (range.start - offset, &self.layers.yard);
-        let mut read = object.read(yard, at, buffer, false);
-        if read.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) && object.distrust() {
-            read = object.read(yard, at, buffer, true);
-        }
-        if read.is_err() {
-            return Ok(judged(read, range)?.into_iter().collect());
-        }
-        // A block that lies in two objects belongs to neither.
-        let blocks = range.start.div_ceil(block)..if range.end == self.len {
-            range.end.div_ceil(block)
-        } else {
-            range.end / block
-        };
-        if blocks.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.layers.runtime.block_on(digests.get(blocks.clone()))?;
-        let skip = (blocks.start * block - range.start) as usize;
-        let mut wrong = Vec::new();
-        for (number, (bytes, digest)) in
-            (blocks.start..).zip(buffer[skip..].chunks(block as usize).zip(&found))
-        {
-            if digest::of(bytes) != *digest {
-                let start = number * block;
-                let why = "it does not have the digest that Cinder wrote down".to_owned();
-                wrong.push((start..start + bytes.len() as u64, why));
-            }
-        }
-        Ok(wrong)
-    }
-
-    /// Which bytes of this image lie in a part of an object, which stands at `range` in the image of the backup that wrote it.
-    pub(super) fn has_of(&self, own: &Own, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
-        let (open, Some((layer, extent))) = (self.opened_here()?, own.extent()) else {
-            return Ok(Vec::new());
-        };
-        let is_it = |piece: &&Piece| {
-            let found = open.layers.get(piece.layer as usize);
-            found.is_some_and(|found| {
-                let object = found.objects.get(piece.object as usize);
-                found.path == layer.path && object.is_some_and(|object| object.number == extent.number)
-            })
-        };
-        let cut = |piece: &Piece| piece.start.max(range.start)..piece.end.min(range.end);
-        Ok(touching(&open.pieces, range).filter(is_it).map(cut).collect())
+        let until = (extent.offset + lane_end).min(piece.end).next_multiple_of(self.chunk);
+        (until.max(offset + 1).min(end), stream)
     }
 }
 
@@ -521,12 +373,12 @@ impl Origin for Image {
 
     fn run<'a>(&'a self, offset: u64, limit: u64) -> Fut<'a, Run> {
         Box::pin(async move {
-            let (end, data) = self.kind_at(offset, limit, SPAN).await?;
+            let (end, data) = self.kind_at(offset, limit, LANE_MAX).await?;
             let end = end.min(limit);
             if !data {
                 return Ok(Run { range: offset..end, data, stream: None });
             }
-            let (end, stream) = self.cut(self.opened().await?, offset, end);
+            let (end, stream) = self.cut(self.opened().await?, offset, end).await;
             Ok(Run { range: offset..end, data, stream })
         })
     }
