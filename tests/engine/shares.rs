@@ -264,6 +264,16 @@ fn p3_the_second_run_reads_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_directory_that_got_another_name_is_not_read_again() {
+    let ((bench, _), dir) = (Bench::in_memory(), oddities());
+    let _first = back_up(&bench, dir.path(), old()).unwrap();
+    fs::rename(dir.path().join("deep"), dir.path().join("deep down")).unwrap();
+    let record = back_up(&bench, dir.path(), old()).unwrap();
+    assert_eq!(record.stats.bytes_read, 0);
+    assert_same(&tree(&bench, &record), dir.path());
+}
+
+#[test]
 fn d9_what_changed_just_before_it_was_read_is_read_again_the_next_time() {
     let ((bench, _), dir) = (Bench::in_memory(), tempfile::tempdir().unwrap());
     write(dir.path().join("fresh"), &noise(1, 3000));

@@ -69,6 +69,9 @@ impl Large<'_, '_> {
         let (mut at, mut data_until) = (0, if look.may_have_holes() { 0 } else { u64::MAX });
         loop {
             self.cancel.check()?;
+            if self.out.is_stopped() {
+                return Ok(at);
+            }
             if at >= data_until {
                 let data = file.data_from(at)?;
                 let hole_until = data.unwrap_or_else(|| look.size.max(at));

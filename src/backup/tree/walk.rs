@@ -7,12 +7,10 @@ use super::large::Large;
 use super::links::{Links, Met};
 use super::pipeline::TreePlan;
 use super::task::{Memory, Subject, Task, Unit};
-use super::worker::{SMALL_MAX, Shop, entry_of};
+use super::worker::{SMALL_MAX, Shop};
 use crate::error::{Error, Kind, Result};
 use crate::format::limits;
-use crate::format::node::Child;
 use crate::format::shown::path_text;
-use crate::format::tree::{Attribute, Attributes, Content, Entry, FileContent, Value};
 use crate::image::tree::{Seen, SeenDir};
 use crate::repo::packs::Assigned;
 use crate::source::directory::{Apart, Directory, Folder, Look, Type};
@@ -34,11 +32,12 @@ pub(super) struct Out<'a> {
     number: u64,
     tasks: Vec<Task>,
     weight: u64,
+    stopped: bool,
 }
 
 impl<'a> Out<'a> {
     pub(super) fn new(assigned: &'a Assigned, buffers: Receiver<Vec<u8>>, work: Sender<Unit>) -> Out<'a> {
-        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0 }
+        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0, stopped: false }
     }
 
     /// One more task.
@@ -53,8 +52,9 @@ impl<'a> Out<'a> {
     /// A run of chunks, as a unit of its own.
     pub(super) fn send_run(&mut self, bytes: Vec<u8>, lengths: Vec<usize>) {
         self.flush();
-        let Ok(_spent) = self.buffers.recv() else { return };
-        self.send(vec![Task::Chunks(lengths)], bytes);
+        if self.buffer().is_some() {
+            self.send(vec![Task::Chunks(lengths)], bytes);
+        }
     }
 
     /// What waits sets out.
@@ -62,17 +62,28 @@ impl<'a> Out<'a> {
         if self.tasks.is_empty() {
             return;
         }
-        let Ok(buffer) = self.buffers.recv() else { return };
         let tasks = std::mem::take(&mut self.tasks);
         self.weight = 0;
-        self.send(tasks, buffer);
+        if let Some(buffer) = self.buffer() {
+            self.send(tasks, buffer);
+        }
+    }
+
+    /// Whether nobody listens any more: whoever stopped has the error, and there is nothing left to do.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn buffer(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.recv().ok();
+        self.stopped |= buffer.is_none();
+        buffer
     }
 
     fn send(&mut self, tasks: Vec<Task>, buffer: Vec<u8>) {
         let unit = Unit { number: self.number, pack: self.assigned.current(), tasks, buffer };
         self.number += 1;
-        // If nobody listens any more, whoever stopped has the error.
-        let _stopped = self.work.send(unit);
+        self.stopped |= self.work.send(unit).is_err();
     }
 
     /// Hands on that something can't be read; any other failure is one of ours.
@@ -124,6 +135,9 @@ impl<'a> Walk<'a> {
         stack.extend(frame);
         while let Some(frame) = stack.last_mut() {
             self.plan.cancel.check()?;
+            if self.out.is_stopped() {
+                return Ok(());
+            }
             let deeper = match frame.names.next() {
                 Some(name) => self.one(frame, &name)?,
                 None => {
@@ -184,6 +198,9 @@ impl<'a> Walk<'a> {
         };
         let subject = self.subject(Bytes::copy_from_slice(name), look);
         if is_directory {
+            // What lies in it is recognised file by file, so a guess does no harm.
+            let renamed = || frame.before.as_ref().and_then(|before| before.renamed(look.inode));
+            let before = before.or_else(renamed);
             return self.directory(frame, subject, before);
         }
         self.plan.progress.expect(look.size);
@@ -275,85 +292,6 @@ impl<'a> Walk<'a> {
         self.out.push(Task::Enter(subject, None), 0);
         self.out.push(Task::Leave, 0);
         None
-    }
-
-    /// What the parent has of something that nobody touched since, if all of it may be relied on.
-    fn untouched(&self, subject: &Subject, before: &Seen) -> Option<(Entry, crate::format::tree::Sighting)> {
-        let (there, look) = (before.member.entry(), &subject.look);
-        let same = before.sighting.spot == Some(look.spot())
-            && there.mtime == look.mtime
-            && !there.changed
-            && kind_of(&there.content) == look.kind
-            && (look.kind != Type::File || there.size() == look.size);
-        if !same {
-            return None;
-        }
-        let content = self.content_relied_on(&there.content)?;
-        let attributes = self.attributes_relied_on(&there.attributes)?;
-        let (mut entry, sighting) = entry_of(subject, self.shop, content);
-        entry.attributes = attributes;
-        Some((entry, sighting))
-    }
-
-    fn content_relied_on(&self, content: &Content) -> Option<Content> {
-        Some(match content {
-            Content::File(FileContent::Chunk { len, child }) => {
-                Content::File(FileContent::Chunk { len: *len, child: self.relied_on(child)? })
-            }
-            // Below a map nothing is looked at: only where nothing is known to be damaged.
-            Content::File(FileContent::Map { len, data, level, child }) if self.plan.known.is_spotless() => {
-                let child = self.relied_on(child)?;
-                Content::File(FileContent::Map { len: *len, data: *data, level: *level, child })
-            }
-            Content::File(FileContent::Map { .. }) => return None,
-            other => other.clone(),
-        })
-    }
-
-    fn attributes_relied_on(&self, attributes: &Attributes) -> Option<Attributes> {
-        Some(match attributes {
-            Attributes::None => Attributes::None,
-            Attributes::Here(set) if set.iter().all(|one| matches!(one.value, Value::Here(_))) => {
-                Attributes::Here(Arc::clone(set))
-            }
-            Attributes::Here(set) => {
-                let relied_on = |one: &Attribute| {
-                    let value = match &one.value {
-                        Value::Here(bytes) => Value::Here(bytes.clone()),
-                        Value::Chunk { len, child } => {
-                            Value::Chunk { len: *len, child: self.relied_on(child)? }
-                        }
-                    };
-                    Some(Attribute { name: one.name.clone(), value })
-                };
-                Attributes::Here(set.iter().map(relied_on).collect::<Option<Vec<_>>>()?.into())
-            }
-            Attributes::Node(child) if self.plan.known.is_spotless() => {
-                Attributes::Node(self.relied_on(child)?)
-            }
-            Attributes::Node(_) => return None,
-        })
-    }
-
-    /// The child at a place that may be relied on: its own, or another copy's.
-    fn relied_on(&self, child: &Child) -> Option<Child> {
-        let known = self.plan.known;
-        if known.holds(child.id, child.place) {
-            return Some(*child);
-        }
-        known.find(child.id).map(|place| Child { place, ..*child })
-    }
-}
-
-fn kind_of(content: &Content) -> Type {
-    match content {
-        Content::Directory(_) => Type::Directory,
-        Content::File(_) => Type::File,
-        Content::Symlink(_) => Type::Symlink,
-        Content::Fifo => Type::Fifo,
-        Content::Socket => Type::Socket,
-        Content::CharDevice { .. } => Type::CharDevice,
-        Content::BlockDevice { .. } => Type::BlockDevice,
     }
 }
 

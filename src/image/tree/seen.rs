@@ -69,6 +69,15 @@ impl SeenDir {
         Ok(self.leaf.as_ref().and_then(|leaf| leaf.get(name)))
     }
 
+    /// The directory with this inode number among the entries around the name that was asked for last: one that was given another name.
+    pub fn renamed(&self, inode: u64) -> Option<Seen> {
+        let leaf = self.leaf.as_ref()?;
+        let is_it = |row: &Sighting| row.spot.is_some_and(|spot| spot.inode == inode);
+        let row = leaf.rows.iter().position(is_it)?;
+        let member = leaf.members.get(row).filter(|member| member.entry().is_directory())?;
+        Some(Seen { member: member.clone(), sighting: leaf.rows[row] })
+    }
+
     /// Whoever asks for names in order will soon come to what lies below them.
     fn expect_below(&self, members: &[Member], rows: &[Sighting]) {
         let nodes = members.iter().filter_map(Member::node_below);
