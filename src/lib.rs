@@ -16,5 +16,6 @@ pub mod restore;
 pub mod seal;
 pub mod source;
 pub mod store;
+pub mod sync;
 pub mod upkeep;
 pub mod view;

@@ -20,7 +20,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn fill(runtime: &tokio::runtime::Runtime, place: &str, backups: u128) -> Result<()> {
+pub(crate) fn fill(runtime: &tokio::runtime::Runtime, place: &str, backups: u128) -> Result<()> {
     let cache = std::env::temp_dir().join(format!("afterimage-many-{}", std::process::id()));
     let mut ask = || Err(afterimage::error::Error::new(afterimage::error::Kind::Denied, "it has a password"));
     let store = store::open(place)?.store;

@@ -1,9 +1,12 @@
-//! An image as a source: a backup that lies elsewhere becomes one of ours.
+//! A backup that lies elsewhere becomes one of ours: its images as sources, and what its record keeps.
 //!
-//! A thread of its own streams the image, which opens chunks on all cores, so that whoever stores never waits for one read at a time. What is known
+//! image -> pieces, in order -> [`run`](super::run) as for any source -> the record, with what the original says that only it can know
+//!
+//! A thread of its own, started when the first piece is asked for, streams the image, which opens chunks on all cores, so that whoever stores never waits for one read at a time. What is known
 //! to be as in the parent is not read at all.
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::record::{Content, Item, Record};
 use crate::image::Image;
 use crate::image::bulk::{Ordered, stream_in_order};
 use crate::progress::Cancel;
@@ -17,9 +20,18 @@ const AHEAD: usize = 4;
 /// An image that is copied.
 pub struct ImageSource {
     facts: Facts,
+    /// What is to be streamed, until somebody asks for it: of the items of a backup one is streamed at a time.
+    waiting: Option<Waiting>,
     pieces: Receiver<Result<Streamed>>,
     /// What the reader stands in, and where that began.
     here: Option<(u64, Streamed)>,
+}
+
+struct Waiting {
+    image: Image,
+    same: Vec<Range<u64>>,
+    cancel: Cancel,
+    to: Sender<Result<Streamed>>,
 }
 
 /// What was streamed, in order.
@@ -40,19 +52,25 @@ impl Streamed {
 
 impl ImageSource {
     /// The image, of which these ranges (ascending, apart, inside of it) are as in the parent that the backup will have.
-    pub fn new(image: Image, facts: Facts, same: Vec<Range<u64>>, cancel: Cancel) -> Result<ImageSource> {
+    pub fn new(image: Image, facts: Facts, same: Vec<Range<u64>>, cancel: Cancel) -> ImageSource {
         let facts = Facts { size: Some(image.len()), ..facts };
-        let (send, pieces) = bounded(AHEAD);
+        let (to, pieces) = bounded(AHEAD);
+        ImageSource { facts, waiting: Some(Waiting { image, same, cancel, to }), pieces, here: None }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let Some(waiting) = self.waiting.take() else { return Ok(()) };
         let thread = std::thread::Builder::new().name("copy".into());
         let streaming = thread.spawn(move || {
-            let done = stream(&image, &same, &cancel, &send);
+            let Waiting { image, same, cancel, to } = waiting;
+            let done = stream(&image, &same, &cancel, &to);
             if let Err(error) = done {
                 // If nobody listens any more, nobody asks why.
-                let _unheard = send.send(Err(error));
+                let _unheard = to.send(Err(error));
             }
         });
         let _detached = streaming.context(|| "start the thread that reads a backup")?;
-        Ok(ImageSource { facts, pieces, here: None })
+        Ok(())
     }
 
     fn failed(&self, error: Error) -> Error {
@@ -90,6 +108,7 @@ impl Source for ImageSource {
     }
 
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Piece> {
+        self.begin()?;
         let ends = |(start, piece): &(u64, Streamed)| start + piece.len();
         if self.here.as_ref().is_none_or(|here| ends(here) <= at) {
             self.here = match self.pieces.recv() {
@@ -115,5 +134,44 @@ impl Source for ImageSource {
 
     fn finish(&mut self) -> Result<()> {
         Ok(()) // a backup does not change
+    }
+}
+
+/// Holds a copied item to what its original says of it.
+pub(super) fn judge(original: &Record, copy: &Item) -> Result<()> {
+    let facts = |item: &Item| match &item.content {
+        Content::Image { size, sha256, .. } => Some((*size, sha256.clone())),
+        Content::Tree { .. } => None,
+    };
+    let wanted = original.items.iter().find(|item| item.name == copy.name).and_then(facts);
+    let (Some((wanted_size, wanted)), Some((size, found))) = (wanted, facts(copy)) else { return Ok(()) };
+    let words = match (wanted, found) {
+        _ if size != wanted_size => format!("{}: {size} bytes came of {wanted_size}", copy.name),
+        (Some(wanted), Some(found)) if wanted != found => {
+            format!("{}: its SHA-256 is {found}, and its record says {wanted}", copy.name)
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(Kind::Corrupt, words)
+        .hint("what was copied is not what was backed up; nothing was listed"))
+}
+
+/// Takes over what the original says and a copy of its bytes can't: which backup it is, when it was made, whose it is, and how reading the source went.
+pub(super) fn take_over(original: &Record, copy: &mut Record) {
+    (copy.id, copy.written) = (original.id, original.written);
+    copy.project.clone_from(&original.project);
+    copy.user.clone_from(&original.user);
+    copy.group.clone_from(&original.group);
+    copy.consistency.clone_from(&original.consistency);
+    copy.protocol.clone_from(&original.protocol);
+    copy.unread.clone_from(&original.unread);
+    for item in &mut copy.items {
+        let Some(before) = original.items.iter().find(|before| before.name == item.name) else { continue };
+        item.changed_while_read = before.changed_while_read;
+        if let (Content::Image { sha256: known, .. }, Content::Image { sha256, .. }) =
+            (&before.content, &mut item.content)
+        {
+            *sha256 = sha256.take().or_else(|| known.clone());
+        }
     }
 }

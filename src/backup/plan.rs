@@ -3,6 +3,7 @@
 //! [`run`] judges the job before anything is read, and publishes the record after everything it names is durable. Merging small objects comes
 //! last and may fail: the backup is listed by then. Entered from `cli`, on a thread that may wait.
 
+use super::copy;
 use super::over::Over;
 use super::pipeline::{ItemDone, ItemPlan, back_up_item};
 use super::tree::{TreeDone, TreePlan, back_up_tree};
@@ -87,7 +88,8 @@ pub struct Job {
     pub digest: bool,
     /// How many bytes of buffers may be in use.
     pub memory: u64,
-    /// The same backup elsewhere: its id and whose it is are kept, and an image whose digest is known has to have it.
+    /// The same backup elsewhere: its id, its times and whose it is are kept, an image has to have the length and the digest that are known of it,
+    /// and nothing is listed before it was read back.
     pub copy_of: Option<Box<Record>>,
 }
 
@@ -107,6 +109,9 @@ pub fn run(
     let known = Arc::new(runtime.block_on(repository.known()).context(|| "read what the repository has")?);
     let uploads = (job.memory / 4 / u64::from(limits::PACK_LEN_GOAL)).clamp(1, 4);
     let mut writer = Writer::new(repository, &known, runtime, usize::try_from(uploads).unwrap_or(1))?;
+    if job.copy_of.is_some() {
+        writer = writer.that_reads_back();
+    }
     let mut items = Vec::new();
     let mut stats = Stats::default();
     let mut unread = Vec::new();
@@ -149,7 +154,7 @@ pub fn run(
         stats.bytes_new += done.bytes_new;
         let item = as_item(name, done)?;
         if let Some(original) = &job.copy_of {
-            judge_copy(original, &item)?;
+            copy::judge(original, &item)?;
         }
         items.push(item);
     }
@@ -157,30 +162,22 @@ pub fn run(
     let named = runtime.block_on(repository.publish_index(writer.finish()?))?;
     stats.bytes_stored = named.stored;
     stats.seconds = started.elapsed().as_secs_f64();
-    let id = match &job.copy_of {
-        Some(original) => original.id,
-        None => BackupId(new_id()?),
-    };
     let text = |key: &str| job.metadata.get(key).and_then(Value::as_str).map(str::to_owned);
-    let whose = |key: &str, of: fn(&Record) -> &Option<String>| match &job.copy_of {
-        Some(original) => of(original).clone(),
-        None => text(key),
-    };
-    let record = Record {
+    let mut record = Record {
         version: limits::VERSION.into(),
         repository: repository.id(),
-        id,
+        id: BackupId(new_id()?),
         name: job.name,
         time,
         written: clock::now(),
         parent: parent.map(|parent| parent.id),
         items,
         tags: job.tags,
-        project: whose("project", |record| &record.project),
-        user: whose("user", |record| &record.user),
-        group: whose("group", |record| &record.group),
-        consistency: whose("consistency", |record| &record.consistency),
-        protocol: whose("protocol", |record| &record.protocol),
+        project: text("project"),
+        user: text("user"),
+        group: text("group"),
+        consistency: text("consistency"),
+        protocol: text("protocol"),
         metadata: job.metadata,
         writer: WrittenBy {
             program: concat!("afterimage ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -189,7 +186,15 @@ pub fn run(
         stats,
         unread,
     };
+    if let Some(original) = &job.copy_of {
+        copy::take_over(original, &mut record);
+    }
     runtime.block_on(repository.publish_backup(&record, &named))?;
+    if job.copy_of.is_some() {
+        record = runtime.block_on(repository.record(record.id))?;
+        // It lies here now, whatever was imported before.
+        runtime.block_on(repository.forget_import(record.id))?;
+    }
     tidy(engine, runtime);
     Ok(record)
 }
@@ -291,22 +296,6 @@ fn tree_item(name: String, done: TreeDone) -> Result<Item> {
         source: written_down(&done.facts)?,
         changed_while_read: done.changed,
     })
-}
-
-fn judge_copy(original: &Record, copy: &Item) -> Result<()> {
-    let digest = |item: &Item| match &item.content {
-        Content::Image { sha256, .. } => sha256.clone(),
-        Content::Tree { .. } => None,
-    };
-    let wanted = original.items.iter().find(|item| item.name == copy.name).and_then(digest);
-    match (wanted, digest(copy)) {
-        (Some(wanted), Some(found)) if wanted != found => {
-            let words = format!("{}: its SHA-256 is {found}, and its record says {wanted}", copy.name);
-            Err(Error::new(Kind::Corrupt, words)
-                .hint("what was copied is not what was backed up; nothing was listed"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn as_item(name: String, done: ItemDone) -> Result<Item> {

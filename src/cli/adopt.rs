@@ -187,7 +187,7 @@ pub(super) fn adopt(
         identity: Some(format!("cinder {id}")),
         ..Facts::default()
     };
-    let source = ImageSource::new(image, facts, same, context.cancel.clone())?;
+    let source = ImageSource::new(image, facts, same, context.cancel.clone());
     let job = Job {
         name: name.clone(),
         items: vec![ItemSource { name: "disk.img".to_owned(), source: Box::new(source).into() }],

@@ -31,7 +31,7 @@ pub(super) struct Cli {
 /// What every verb understands.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Global {
-    /// The repository: a directory
+    /// The repository: a directory, s3://BUCKET/PREFIX or swift://CONTAINER/PREFIX
     #[arg(short, long, env = "AFTERIMAGE_REPO", global = true, value_name = "REPO")]
     pub(super) repo: Option<String>,
     /// Print one JSON document; while long work runs, one object a line
@@ -93,8 +93,12 @@ pub(super) enum Verb {
     Attach(Attach),
     /// End such a block device
     Detach(Detach),
+    /// Copy backups to another repository
+    Sync(Sync),
     /// Show what a running mount or server does
     Stats(Stats),
+    /// Show what this machine has and lacks, and with --store what the repository's store keeps to
+    Doctor(Doctor),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -122,6 +126,40 @@ pub(super) struct Init {
     /// Refuse sources that lie on the repository's own disk
     #[arg(long)]
     pub(super) separate: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Copies the backups that are missing there, oldest first, and of each only what is missing. A copy keeps its id; it is sealed with the other
+repository's key and read back before it is listed. Interrupted, it is safe to run again.
+
+Examples:
+  afterimage -r /srv/backups sync s3://second-site/backups
+  afterimage -r /srv/backups sync swift://second-site --name web01 --since 2026-11-01")]
+pub(super) struct Sync {
+    /// The repository to copy to; init makes one
+    #[arg(value_name = "OTHER-REPO")]
+    pub(super) other: String,
+    /// Only backups of this name
+    #[arg(long, value_name = "N")]
+    pub(super) name: Option<String>,
+    /// Only backups of this time and later
+    #[arg(long, value_name = "T", value_parser = time)]
+    pub(super) since: Option<jiff::Timestamp>,
+    /// A file whose first line is the password of the other repository
+    #[arg(long, env = "AFTERIMAGE_OTHER_PASSWORD_FILE", value_name = "F", hide_env_values = true)]
+    pub(super) other_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  afterimage doctor
+  afterimage -r s3://bucket/backups doctor --store")]
+pub(super) struct Doctor {
+    /// Probe what the repository's store promises: some small objects are written, read and removed again
+    #[arg(long)]
+    pub(super) store: bool,
 }
 
 #[derive(Debug, Args)]
@@ -411,8 +449,8 @@ pub(super) struct Serve {
     /// Keep chunks that were fetched in this directory, sealed as they are in the repository: for repositories that are far away
     #[arg(long, value_name = "D", requires = "cache_size")]
     pub(super) cache_dir: Option<PathBuf>,
-    /// How many bytes may lie there
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
+    /// How many bytes may lie there; a repository across a network has up to 4 GiB in your cache directory unless told otherwise (0: none)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) cache_size: Option<u64>,
 }
 
@@ -660,8 +698,8 @@ pub(super) struct Mount {
     /// Keep chunks that were fetched in this directory, sealed as they are in the repository: for repositories that are far away
     #[arg(long, value_name = "D", requires = "cache_size")]
     pub(super) cache_dir: Option<PathBuf>,
-    /// How many bytes may lie there
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
+    /// How many bytes may lie there; a repository across a network has up to 4 GiB in your cache directory unless told otherwise (0: none)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) cache_size: Option<u64>,
     /// As root: copy images that are opened to plain files in that directory, which take three quarters of its size, and let the kernel read those
     /// by itself from the next opening on. They lie there in the clear, and what the kernel reads of them is not verified

@@ -17,7 +17,7 @@ use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -65,13 +65,7 @@ impl Context {
 
     /// The same for what writes, or speaks of keys: what Cinder wrote is only read.
     pub(super) fn own_place(&self) -> Result<&str> {
-        let place = self.place()?;
-        if of_cinder(place).is_none() {
-            return Ok(place);
-        }
-        let words = format!("{place} holds what Cinder wrote: it is only read from here");
-        Err(Error::new(Kind::Refused, words)
-            .hint("for this, give a repository of your own (afterimage init)"))
+        refuse_cinder(self.place()?)
     }
 
     /// The password that was given with the call.
@@ -79,10 +73,11 @@ impl Context {
         self.global.password_file.as_deref().map(password::from_file).transpose()
     }
 
-    /// The directory that the backups lie in, when it is one.
-    pub(super) fn directory(&self) -> Result<PathBuf> {
+    /// The directory that the backups lie in, when it is one of this machine.
+    pub(super) fn directory(&self) -> Result<Option<PathBuf>> {
         let place = self.place()?;
-        Ok(PathBuf::from(of_cinder(place).unwrap_or(place)))
+        let place = of_cinder(place).unwrap_or(place);
+        Ok(store::is_directory(place).then(|| PathBuf::from(place)))
     }
 
     /// The password: as given with the call, or as asked for.
@@ -105,10 +100,7 @@ impl Context {
 
     /// Where the repository lies.
     pub(super) fn store(&self) -> Result<store::Opened> {
-        store::open(self.own_place()?).map_err(|error| match error.kind() {
-            Kind::Missing => error.hint("afterimage init makes a repository"),
-            _ => error,
-        })
+        open_store(self.own_place()?)
     }
 
     /// Opens the repository.
@@ -126,7 +118,8 @@ impl Context {
         let opened = match password {
             Some(password) => self.runtime().block_on(Repository::open_with(store, &cache, &password))?,
             None => {
-                let mut ask = || password::ask("Password of the repository");
+                let whose = format!("Password of {}", store.place());
+                let mut ask = || password::ask(&whose);
                 self.runtime().block_on(Repository::open(store, &cache, &mut ask))?
             }
         };
@@ -136,31 +129,49 @@ impl Context {
     /// Opens the repository to write to it: what writers that were killed long ago left unfinished goes.
     pub(super) fn writer_engine(&self) -> Result<Arc<Engine>> {
         let opened = self.store()?;
-        let repository = self.repository_in(opened.store, self.given_password()?)?;
-        if let Some(local) = opened.local
+        let repository = self.repository_in(opened.store.clone(), self.given_password()?)?;
+        self.sweep(&opened);
+        Engine::new(repository, self.runtime().clone(), self.global.memory)
+    }
+
+    /// Opens another repository to write to it.
+    pub(super) fn other_writer_engine(
+        &self,
+        place: &str,
+        password_file: Option<&Path>,
+        memory: u64,
+    ) -> Result<Arc<Engine>> {
+        let opened = open_store(refuse_cinder(place)?)?;
+        let password = password_file.map(password::from_file).transpose()?;
+        let repository = self.repository_in(opened.store.clone(), password)?;
+        self.sweep(&opened);
+        Engine::new(repository, self.runtime().clone(), memory)
+    }
+
+    fn sweep(&self, opened: &store::Opened) {
+        if let Some(local) = &opened.local
             && let Err(error) = self.runtime().block_on(local.sweep(UNFINISHED_FOR))
         {
             tracing::warn!("remove what was left unfinished: {error}");
         }
-        Engine::new(repository, self.runtime().clone(), self.global.memory)
     }
 
     /// Opens what knows the backups: a repository, or what Cinder wrote.
     pub(super) fn library(&self) -> Result<Arc<dyn Library>> {
-        self.library_by(self.given_password()?, |_| None)
+        self.library_by(self.given_password()?, |_| Ok(None))
     }
 
     /// The same, by this password and with the tier on disk that `disk` gives for a repository.
     pub(super) fn library_by(
         &self,
         password: Option<Password>,
-        disk: impl FnOnce(RepositoryId) -> Option<Disk>,
+        disk: impl FnOnce(RepositoryId) -> Result<Option<Disk>>,
     ) -> Result<Arc<dyn Library>> {
         if let Some(cinder) = self.cinder()? {
             return Ok(cinder);
         }
         let repository = self.repository_by(password)?;
-        let disk = disk(repository.id());
+        let disk = disk(repository.id())?;
         let engine = Engine::with_disk(repository, self.runtime().clone(), self.global.memory, disk)?;
         Ok(Arc::new(Ours::new(engine)))
     }
@@ -175,7 +186,12 @@ impl Context {
 
     /// Opens the repository with the engine that reads from it.
     pub(super) fn engine(&self) -> Result<Arc<Engine>> {
-        Engine::new(self.repository()?, self.runtime().clone(), self.global.memory)
+        self.engine_within(self.global.memory)
+    }
+
+    /// The same with a part of the memory.
+    pub(super) fn engine_within(&self, memory: u64) -> Result<Arc<Engine>> {
+        Engine::new(self.repository()?, self.runtime().clone(), memory)
     }
 
     /// The backup and the item of it that a reference means.
@@ -273,6 +289,21 @@ impl Context {
 /// Where Cinder's backups lie, if that is what a place says.
 fn of_cinder(place: &str) -> Option<&str> {
     place.strip_prefix("cinder:")
+}
+
+fn refuse_cinder(place: &str) -> Result<&str> {
+    if of_cinder(place).is_none() {
+        return Ok(place);
+    }
+    let words = format!("{place} holds what Cinder wrote: it is only read from here");
+    Err(Error::new(Kind::Refused, words).hint("for this, give a repository of your own (afterimage init)"))
+}
+
+fn open_store(place: &str) -> Result<store::Opened> {
+    store::open(place).map_err(|error| match error.kind() {
+        Kind::Missing => error.hint("afterimage init makes a repository"),
+        _ => error,
+    })
 }
 
 fn bar(what: &str) -> ProgressBar {

@@ -18,7 +18,7 @@ use crate::source::disks;
 use serde_json::json;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An image that is to be exported, and what it adds to.
@@ -70,8 +70,9 @@ fn target(context: &Context, to: &str) -> Result<PathBuf> {
             Error::new(Kind::Missing, words).hint("make it first: it is what backup_posix_path names")
         );
     }
-    let repository = Path::new(context.place()?);
-    if repository.is_dir() && disks::lies_inside(&root, repository)? {
+    if let Some(repository) = context.directory()?.filter(|path| path.is_dir())
+        && disks::lies_inside(&root, &repository)?
+    {
         let words = format!("{} lies inside the repository {}", root.display(), repository.display());
         return Err(Error::new(Kind::Refused, words).hint("name a directory outside of it"));
     }

@@ -16,7 +16,8 @@ pub(super) fn run(context: &Context, args: &Init) -> Result<u8> {
         .map_err(|error| Error::new(Kind::Usage, error.to_string()).hint("4K to 4M, a power of two"))?;
     let options = InitOptions { chunk_size, separate: args.separate, password: context.given_password()? };
     let place = context.own_place()?;
-    let opened = store::create(place, OURS).or_else(|error| match store::open(place) {
+    let made = context.runtime().block_on(store::create(place, OURS));
+    let opened = made.or_else(|error| match store::open(place) {
         // It may be refused for being a repository; that is for `init` itself to say.
         Ok(opened) if error.kind() == Kind::Refused && is_repository(context, &opened) => Ok(opened),
         _ => Err(error),

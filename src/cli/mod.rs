@@ -14,6 +14,7 @@ mod context;
 mod control;
 mod detach;
 mod diff;
+mod doctor;
 mod export;
 mod figures;
 mod find;
@@ -29,6 +30,7 @@ mod restore;
 mod serve;
 mod show;
 mod stats;
+mod sync;
 mod umount;
 mod units;
 mod words;
@@ -85,7 +87,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Umount(args) => umount::run(&context, &args),
         Verb::Attach(args) => attach::run(&context, &args),
         Verb::Detach(args) => detach::run(&context, &args),
+        Verb::Sync(args) => sync::run(&context, &args),
         Verb::Stats(args) => stats::run(&context, &args),
+        Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "afterimage", &mut std::io::stdout());
             Ok(0)

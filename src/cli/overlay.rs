@@ -96,11 +96,11 @@ fn serve_file(context: &Context, path: &Path) -> Result<(Found, Server, Private)
     let engine = context.engine()?;
     let library = Arc::new(Ours::new(engine));
     let backups = Backups::new(library.clone(), Arc::new(Shelves::new(View::new(library))));
-    let directory = Path::new(context.place()?);
+    let directory = context.directory()?;
     let dir = Private::new()?;
     context.runtime().block_on(async {
         let overlay =
-            OverlayExport::reopen(path, &backups, Some(directory).filter(|dir| dir.is_dir())).await?;
+            OverlayExport::reopen(path, &backups, directory.as_deref().filter(|dir| dir.is_dir())).await?;
         let base = overlay.base();
         let export: Arc<dyn Export> = Arc::new(overlay);
         let house = House::new(vec![(Name::default(), export)], None);

@@ -1,7 +1,7 @@
 //! The disk tier: chunks that were fetched from afar, kept on this machine as sealed as they came, within a bound, across restarts.
 //!
 //! ```text
-//! <cache dir>/chunks/<repository>/lock            one process at a time; a second one goes without
+//! <cache dir>/chunks/<repository>/lock            one process at a time fills it; others read what that one has put in
 //! <cache dir>/chunks/<repository>/<16 digits>     a segment; the oldest one goes when there is no room for another
 //! segment := ( chunk[32] pack[16] len[u32] check[u64] sealed )*       check: XXH3 of what stands before it; little-endian
 //! ```
@@ -10,7 +10,7 @@
 //! secret reaches the disk, and the tag proves each chunk when it is opened. Nothing here is trusted and nothing is needed: what is damaged
 //! or gone is a miss. A disk that is full or fails turns the tier off, with one warning (A11).
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::format::{ChunkId, PackId, RepositoryId, limits};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// When a segment is closed, unless the bound is small.
@@ -25,6 +26,8 @@ const SEGMENT_LEN: u64 = 64 << 20;
 /// The bound is kept to by at least so many segments, so that the oldest one is a small part.
 const SEGMENTS_MIN: u64 = 8;
 const HEAD_LEN: usize = 32 + 16 + 4 + 8;
+/// How often who only reads looks for what was put in since.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// What a chunk is found by: sealed bytes open only under the key of the pack that they came from.
 type Key = (ChunkId, PackId);
@@ -46,8 +49,8 @@ pub struct Disk {
     state: Mutex<State>,
     /// As `state` has it, for who can't wait: a disk that hangs in a write holds the lock.
     bytes: AtomicU64,
-    /// Held for as long as the tier is in use.
-    _lock: File,
+    /// Held for as long as the tier is filled by this process; none in one that only reads.
+    lock: Option<File>,
 }
 
 #[derive(Default)]
@@ -55,6 +58,7 @@ struct State {
     spots: HashMap<Key, Spot>,
     segments: BTreeMap<u64, Segment>,
     bytes: u64,
+    followed: Option<Instant>,
 }
 
 struct Segment {
@@ -62,8 +66,16 @@ struct Segment {
     len: u64,
 }
 
+impl State {
+    fn forget_segment(&mut self, number: u64) {
+        let len = self.segments.remove(&number).map_or(0, |segment| segment.len);
+        self.bytes = self.bytes.saturating_sub(len);
+        self.spots.retain(|_, spot| spot.segment != number);
+    }
+}
+
 impl Disk {
-    /// Opens the tier of a repository below `dir`, which may hold `size_max` bytes.
+    /// Opens the tier of a repository below `dir`, which may hold `size_max` bytes. Where another process fills it, this one only reads.
     pub fn open(dir: &Path, repository: RepositoryId, size_max: u64) -> Result<Disk> {
         let folder = dir.join("chunks").join(repository.to_string());
         let place = folder.display().to_string();
@@ -72,8 +84,11 @@ impl Disk {
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
         let lock = lock.context(what)?;
-        lock.try_lock()
-            .map_err(|_| Error::new(Kind::Busy, format!("{}: another process uses it", what())))?;
+        let lock = match lock.try_lock() {
+            Ok(()) => Some(lock),
+            Err(fs::TryLockError::WouldBlock) => None,
+            Err(fs::TryLockError::Error(error)) => return Err(error).context(what),
+        };
         let segment_len = (size_max / SEGMENTS_MIN).clamp(1, SEGMENT_LEN);
         let disk = Disk {
             folder,
@@ -82,7 +97,7 @@ impl Disk {
             off: AtomicBool::new(false),
             state: Mutex::default(),
             bytes: AtomicU64::new(0),
-            _lock: lock,
+            lock,
         };
         disk.load().context(what)?;
         Ok(disk)
@@ -94,7 +109,10 @@ impl Disk {
             return None;
         }
         let (file, spot) = {
-            let state = self.state();
+            let mut state = self.state();
+            if self.lock.is_none() && !state.spots.contains_key(&(chunk, pack)) {
+                self.follow(&mut state);
+            }
             let spot = *state.spots.get(&(chunk, pack))?;
             (Arc::clone(&state.segments.get(&spot.segment)?.file), spot)
         };
@@ -110,7 +128,7 @@ impl Disk {
 
     /// Keeps the sealed bytes of a chunk.
     pub fn put(&self, chunk: ChunkId, pack: PackId, sealed: &[u8]) {
-        if self.off.load(Relaxed) || sealed.len() > limits::SEALED_LEN_MAX as usize {
+        if self.off.load(Relaxed) || self.lock.is_none() || sealed.len() > limits::SEALED_LEN_MAX as usize {
             return;
         }
         if let Err(error) = self.append(chunk, pack, sealed) {
@@ -177,32 +195,66 @@ impl Disk {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let len = state.segments.remove(&number).map_or(0, |segment| segment.len);
-        state.bytes = state.bytes.saturating_sub(len);
+        state.forget_segment(number);
         self.bytes.store(state.bytes, Relaxed);
-        state.spots.retain(|_, spot| spot.segment != number);
         Ok(true)
     }
 
     /// Learns what is there; what can't be understood ends its segment.
     fn load(&self) -> std::io::Result<()> {
         let mut state = self.state();
+        if self.lock.is_none() {
+            return self.learn(&mut state);
+        }
+        self.learn(&mut state)?;
+        for segment in state.segments.values() {
+            segment.file.set_len(segment.len)?;
+        }
+        let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
+        while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
+        self.bytes.store(state.bytes, Relaxed);
+        Ok(())
+    }
+
+    /// Learns what was not known yet: new segments, and what stands behind the known part of others.
+    fn learn(&self, state: &mut State) -> std::io::Result<()> {
         for entry in fs::read_dir(&self.folder)?.flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let Some(number) = (name.len() == 16).then(|| u64::from_str_radix(&name, 16).ok()).flatten()
             else {
                 continue;
             };
-            let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
-            let len = scan(&file, number, &mut state.spots);
-            file.set_len(len)?;
-            state.bytes += len;
-            let _none = state.segments.insert(number, Segment { file: Arc::new(file), len });
+            let known = state.segments.get(&number).map(|segment| (Arc::clone(&segment.file), segment.len));
+            let (file, from) = match known {
+                Some(known) => known,
+                None => {
+                    let opened = OpenOptions::new().read(true).write(self.lock.is_some()).open(entry.path());
+                    let Ok(file) = opened else { continue };
+                    (Arc::new(file), 0)
+                }
+            };
+            let len = scan(&file, number, from, &mut state.spots);
+            state.bytes += len - from;
+            let _before = state.segments.insert(number, Segment { file, len });
         }
-        let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
-        while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
         self.bytes.store(state.bytes, Relaxed);
         Ok(())
+    }
+
+    /// Learns now and then what another process has put in, and lets go of what it has removed.
+    fn follow(&self, state: &mut State) {
+        if state.followed.is_some_and(|last| last.elapsed() < FOLLOW_EVERY) {
+            return;
+        }
+        state.followed = Some(Instant::now());
+        let gone: Vec<u64> =
+            state.segments.keys().copied().filter(|number| !self.path(*number).exists()).collect();
+        for number in gone {
+            state.forget_segment(number);
+        }
+        if let Err(error) = self.learn(state) {
+            tracing::debug!("look into the cache {}: {error}", self.folder.display());
+        }
     }
 
     fn turn_off(&self, error: &std::io::Error) {
@@ -238,10 +290,10 @@ fn parse(bytes: &[u8; HEAD_LEN]) -> Option<(ChunkId, PackId, u32)> {
     (head(chunk, pack, len) == *bytes && len <= limits::SEALED_LEN_MAX).then_some((chunk, pack, len))
 }
 
-/// Learns what a segment holds; how long the part of it is that makes sense.
-fn scan(file: &File, number: u64, spots: &mut HashMap<Key, Spot>) -> u64 {
+/// Learns what a segment holds from a place on; how long the part of it is that makes sense.
+fn scan(file: &File, number: u64, from: u64, spots: &mut HashMap<Key, Spot>) -> u64 {
     let end = file.metadata().map_or(0, |meta| meta.len());
-    let (mut at, mut bytes) = (0, [0; HEAD_LEN]);
+    let (mut at, mut bytes) = (from, [0; HEAD_LEN]);
     while file.read_exact_at(&mut bytes, at).is_ok() {
         let Some((chunk, pack, len)) = parse(&bytes) else { break };
         let offset = at + HEAD_LEN as u64;
@@ -298,15 +350,32 @@ mod tests {
         fill(&disk, 0..100);
         assert_eq!(held(&disk, 0..200), (0..100).collect::<Vec<_>>());
         assert!(disk.get(chunk(1).0, PackId([8; 16])).is_none());
-        assert_eq!(
-            Disk::open(dir.path(), REPOSITORY, 1 << 20).err().map(|error| error.kind()),
-            Some(Kind::Busy)
-        );
         drop(disk);
         let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
         assert_eq!(held(&disk, 0..200), (0..100).collect::<Vec<_>>());
         fill(&disk, 100..200);
         assert_eq!(held(&disk, 0..200).len(), 200);
+    }
+
+    #[test]
+    fn a_second_process_reads_what_the_first_puts_in_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Disk::open(dir.path(), REPOSITORY, 100_000).unwrap();
+        fill(&first, 0..10);
+        let second = Disk::open(dir.path(), REPOSITORY, 100_000).unwrap();
+        assert_eq!(held(&second, 0..20), (0..10).collect::<Vec<_>>());
+        fill(&second, 50..60);
+        assert_eq!((held(&first, 50..60).len(), held(&second, 50..60).len()), (0, 0));
+        fill(&first, 10..20);
+        second.state().followed = None;
+        assert_eq!(held(&second, 0..20), (0..20).collect::<Vec<_>>());
+        fill(&first, 100..1000);
+        second.state().followed = None;
+        assert!(second.get(chunk(999).0, PACK).is_some(), "new segments are found");
+        assert_eq!(held(&second, 0..20), held(&first, 0..20), "and those that are gone are let go");
+        assert_eq!(second.bytes(), first.bytes());
+        drop(first);
+        assert!(second.get(chunk(999).0, PACK).is_some());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
-use crate::format::{BackupId, ChunkId, Corrupt, Place, RepositoryId, ids::SealKind};
+use crate::format::{BackupId, ChunkId, Corrupt, PackId, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
 use bytes::Bytes;
@@ -251,19 +251,32 @@ impl Engine {
         if let Some(answer) = self.node_now(id).map(Ok).or_else(|| self.not_lost(id).err().map(Err)) {
             return drop(lead.finish(answer));
         }
+        if let Some(node) = self.node_on_disk(kind, id, place) {
+            self.keep_node(id, &node);
+            return drop(lead.finish(Ok(node)));
+        }
         if !self.pool.admits(of) {
             let engine = Arc::clone(&self);
             let later = Box::new(move || engine.fetch_node(kind, lead, place));
             return self.pool.park(of, Urgency::Now, later);
         }
-        let repository = self.repository().cloned();
-        let call = async move { load(&*repository?, kind, id, place).await };
+        let (repository, keeps) = (self.repository().cloned(), self.disk.is_some());
+        let call = async move { load(&*repository?, kind, id, place, keeps).await };
         self.here_or_later(of, call, move |engine, answer| {
+            let (answer, sealed) = match answer {
+                Ok((node, sealed)) => (Ok(node), sealed),
+                Err(error) => (Err(error), None),
+            };
             match &answer {
                 Ok(node) => engine.keep_node(id, node),
                 Err(error) => engine.lose(id, error),
             }
             drop(lead.finish(answer));
+            if let Some(sealed) = sealed {
+                let again = Arc::clone(engine);
+                let keep = move || again.put_on_disk(&[(id, place.pack, sealed)]);
+                engine.pool.submit(Urgency::Soon, Box::new(keep));
+            }
         });
     }
 
@@ -291,6 +304,18 @@ impl Engine {
 
     /// On a thread of the pool.
     fn fetch_nodes(self: Arc<Self>, kind: SealKind, group: Vec<(NodeLead, Place)>) {
+        let mut missing = Vec::with_capacity(group.len());
+        for (lead, place) in group {
+            let id = *lead.key();
+            match self.node_on_disk(kind, id, place) {
+                Some(node) => {
+                    self.keep_node(id, &node);
+                    drop(lead.finish(Ok(node)));
+                }
+                None => missing.push((lead, place)),
+            }
+        }
+        let group = missing;
         let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { return };
         let (pack, start, end) = (first.pack, first.offset, last.end());
         let of = Asked::Pack(pack);
@@ -318,6 +343,7 @@ impl Engine {
         start: u32,
         answer: Result<Bytes>,
     ) {
+        let mut whole = Vec::new();
         for (lead, place) in group {
             let id = *lead.key();
             let at = (place.offset - start) as usize;
@@ -325,10 +351,11 @@ impl Engine {
                 let sealed = bytes.slice(at..at + place.len as usize);
                 let repository = self.repository().ok()?;
                 let plain = repository.open_chunk(kind, id, place, &sealed).ok()?;
-                parse(repository, kind, id, plain).ok()
+                Some((parse(repository, kind, id, plain).ok()?, sealed))
             });
             match opened {
-                Some(node) => {
+                Some((node, sealed)) => {
+                    whole.push((id, place.pack, sealed));
                     self.keep_node(id, &node);
                     drop(lead.finish(Ok(node)));
                 }
@@ -339,6 +366,7 @@ impl Engine {
                 }
             }
         }
+        self.put_on_disk(&whole);
     }
 
     fn keep_node(&self, id: ChunkId, node: &Loaded) {
@@ -441,8 +469,11 @@ impl Engine {
             match self.chunk_now(wanted.id, hint).map(Ok).or_else(|| self.not_lost(wanted.id).err().map(Err))
             {
                 Some(answer) => drop(lead.finish(answer)),
-                None => match self.kept_on_disk(&wanted) {
-                    Some(chunk) => self.finish(lead, wanted.len, Ok(chunk), hint),
+                None => match self.kept_on_disk(SealKind::Data, wanted.id, wanted.place) {
+                    Some(chunk) => {
+                        self.watch.disk_chunks.add(1);
+                        self.finish(lead, wanted.len, Ok(chunk), hint);
+                    }
                     None => missing.push((lead, wanted)),
                 },
             }
@@ -497,12 +528,18 @@ impl Engine {
                 }
             }
         }
-        // After everyone has what he waits for: the disk of the tier may be slower than the store.
-        if let (Some(disk), Ok(bytes), true) = (&self.disk, &answer, self.pool.admits(Asked::Tier)) {
-            let _inside = self.pool.enter(Asked::Tier);
-            for wanted in whole {
-                disk.put(wanted.id, wanted.place.pack, &sealed_of(bytes, &wanted));
-            }
+        if let (Some(_), Ok(bytes)) = (&self.disk, &answer) {
+            let whole = whole.iter().map(|wanted| (wanted.id, wanted.place.pack, sealed_of(bytes, wanted)));
+            self.put_on_disk(&whole.collect::<Vec<_>>());
+        }
+    }
+
+    /// After everyone has what he waits for: the disk of the tier may be slower than the store.
+    fn put_on_disk(&self, chunks: &[(ChunkId, PackId, Bytes)]) {
+        let Some(disk) = self.disk.as_ref().filter(|_| self.pool.admits(Asked::Tier)) else { return };
+        let _inside = self.pool.enter(Asked::Tier);
+        for (id, pack, sealed) in chunks {
+            disk.put(*id, *pack, sealed);
         }
     }
 
@@ -515,21 +552,24 @@ impl Engine {
         });
     }
 
+    /// A node from the tier on disk, if it is there and makes sense.
+    fn node_on_disk(&self, kind: SealKind, id: ChunkId, place: Place) -> Option<Loaded> {
+        let plain = self.kept_on_disk(kind, id, place)?;
+        parse(self.repository().ok()?, kind, id, plain).ok()
+    }
+
     /// A chunk from the tier on disk, if it is there and proves itself.
-    fn kept_on_disk(&self, wanted: &Wanted) -> Option<Verified> {
+    fn kept_on_disk(&self, kind: SealKind, id: ChunkId, place: Place) -> Option<Verified> {
         // A tier that hangs is done without.
         let disk = self.disk.as_ref().filter(|_| self.pool.admits(Asked::Tier))?;
         let inside = self.pool.enter(Asked::Tier);
-        let sealed = disk.get(wanted.id, wanted.place.pack)?;
+        let sealed = disk.get(id, place.pack)?;
         drop(inside);
-        match self.repository().ok()?.open_chunk(SealKind::Data, wanted.id, wanted.place, &sealed) {
-            Ok(chunk) => {
-                self.watch.disk_chunks.add(1);
-                Some(chunk)
-            }
+        match self.repository().ok()?.open_chunk(kind, id, place, &sealed) {
+            Ok(chunk) => Some(chunk),
             Err(error) => {
                 self.watch.disk_damaged.add(1);
-                disk.forget(wanted.id, wanted.place.pack);
+                disk.forget(id, place.pack);
                 tracing::debug!("what the cache kept is damaged and fetched again: {error}");
                 None
             }

@@ -5,7 +5,7 @@
 //! Small files were put next to each other into packs as they were read. So a group takes chunks for as long as they lie next to each
 //! other, and one get serves many files. What is under way is bounded: by the groups, and by how many pieces one may have.
 
-use super::bulk::{GROUP_LEN, Group, affordable, open_group, openers_of, panicked};
+use super::bulk::{GROUP_LEN, Group, open_group, openers_of, panicked};
 use super::{Engine, Piece};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::ChunkId;
@@ -126,7 +126,7 @@ pub fn stream_files<F: Clone + Send>(
     taker: &dyn Taker<F>,
     walk: impl FnOnce(&mut Stream<'_, F>) -> Result<()>,
 ) -> Result<()> {
-    let openers = openers_of(affordable(engine, GROUP_LEN));
+    let openers = openers_of(engine, GROUP_LEN);
     let (to, from) = bounded::<Load<F>>(openers * 2);
     std::thread::scope(|scope| {
         let opened: Vec<_> = (0..openers)

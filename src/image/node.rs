@@ -1,11 +1,12 @@
 //! Nodes as the engine keeps them: opened, held to their id, and parsed.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::node::Node;
 use crate::format::tree::{Entry, TreeNode};
 use crate::format::{ChunkId, Corrupt, Place, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// A node of either kind. Cheap to clone.
@@ -72,14 +73,24 @@ fn other_kind(found: SealKind, wanted: SealKind) -> Error {
     Corrupt::OtherKind { found: found.byte(), wanted: wanted.byte() }.into()
 }
 
-/// Fetches, opens and parses one node; for the engine.
+/// Fetches, opens and parses one node; for the engine. With it come the sealed bytes, if it `keeps` them and it was where it should be.
 pub(super) async fn load(
     repository: &Repository,
     kind: SealKind,
     id: ChunkId,
     place: Place,
-) -> Result<Loaded> {
-    parse(repository, kind, id, repository.chunk(kind, id, place).await?)
+    keeps: bool,
+) -> Result<(Loaded, Option<Bytes>)> {
+    let here = match keeps {
+        true => repository.chunk_and_seal(kind, id, place).await.map(Some),
+        false => Ok(None),
+    };
+    let (plain, sealed) = match here {
+        Ok(Some((plain, sealed))) => (plain, Some(sealed)),
+        Err(error) if !matches!(error.kind(), Kind::Missing | Kind::Corrupt) => return Err(error),
+        _ => (repository.chunk(kind, id, place).await?, None),
+    };
+    Ok((parse(repository, kind, id, plain)?, sealed))
 }
 
 /// Parses an opened node and holds it to its id.

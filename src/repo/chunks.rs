@@ -43,6 +43,16 @@ impl Repository {
     }
 
     async fn chunk_at(&self, kind: SealKind, id: ChunkId, place: Place) -> Result<Verified> {
+        self.chunk_and_seal(kind, id, place).await.map(|(chunk, _)| chunk)
+    }
+
+    /// A chunk where it should be, and its sealed bytes, for who keeps those.
+    pub async fn chunk_and_seal(
+        &self,
+        kind: SealKind,
+        id: ChunkId,
+        place: Place,
+    ) -> Result<(Verified, Bytes)> {
         let in_bounds = place.len <= limits::SEALED_LEN_MAX && place.end() <= limits::PACK_LEN_MAX.into();
         if !in_bounds {
             let found = place.end();
@@ -51,7 +61,7 @@ impl Repository {
             );
         }
         let sealed = self.get_sealed(place.pack, place.offset.into()..place.end()).await?;
-        self.open_chunk(kind, id, place, &sealed)
+        Ok((self.open_chunk(kind, id, place, &sealed)?, sealed))
     }
 
     /// Another copy of a chunk that could not be had at `tried`; `first` if there is none.

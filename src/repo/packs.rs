@@ -10,7 +10,7 @@ use crate::format::index::PackRows;
 use crate::format::pack::{self, HEADER_LEN, Row, TRAILER_LEN, Trailer};
 use crate::format::{Corrupt, PackId, Place, RepositoryId, limits};
 use crate::seal::{Seal, Sealed, Under, open};
-use crate::store::Body;
+use crate::store::{Body, Name};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::Xxh3Default;
 
+/// How much of a pack is read back at once.
+const READ_BACK_LEN: u64 = 4 << 20;
 /// A table is read with the trailer in one get when it is no longer than this; most are.
 const TAIL_GUESS: u64 = 64 * 1024;
 
@@ -43,6 +45,7 @@ pub struct PackWriter {
     repository: Arc<Repository>,
     runtime: Handle,
     uploads_max: usize,
+    reads_back: bool,
     assigned: Arc<Assigned>,
     open: Option<OpenPack>,
     uploads: VecDeque<JoinHandle<Result<PackRows>>>,
@@ -68,12 +71,18 @@ impl PackWriter {
             repository,
             runtime,
             uploads_max: uploads_max.max(1),
+            reads_back: false,
             assigned: Arc::new(Assigned(Mutex::new(PackId(random_id()?.0)))),
             open: None,
             uploads: VecDeque::new(),
             durable: Vec::new(),
             stored: 0,
         })
+    }
+
+    /// From here on, a pack counts as durable when it was read back as it was sent.
+    pub fn read_back(&mut self) {
+        self.reads_back = true;
     }
 
     /// Says which pack a run belongs to.
@@ -118,10 +127,10 @@ impl PackWriter {
         open.push(pack::trailer(table_at, table_len, u32::try_from(open.rows.len()).unwrap_or(u32::MAX)));
         let checksum = open.checksum.digest128().to_le_bytes();
         open.push(checksum.to_vec());
-        self.send(open)
+        self.send(open, checksum)
     }
 
-    fn send(&mut self, open: OpenPack) -> Result<()> {
+    fn send(&mut self, open: OpenPack, checksum: [u8; 16]) -> Result<()> {
         while self.uploads.len() >= self.uploads_max {
             self.await_oldest()?;
         }
@@ -129,8 +138,12 @@ impl PackWriter {
         let repository = Arc::clone(&self.repository);
         let done = PackRows { pack: open.id, pack_len: open.len.into(), rows: open.rows };
         let body = Body { parts: open.parts };
+        let reads_back = self.reads_back;
         self.uploads.push_back(self.runtime.spawn(async move {
             repository.store.put(&name, body).await.context(|| format!("write {name}"))?;
+            if reads_back {
+                repository.read_back(&name, done.pack_len, checksum).await?;
+            }
             Ok(done)
         }));
         Ok(())
@@ -189,6 +202,25 @@ impl OpenPack {
 }
 
 impl Repository {
+    /// Reads a pack that was just written, and holds it to the checksum that it was sent with. One that arrived otherwise goes.
+    async fn read_back(&self, name: &Name, len: u64, checksum: [u8; 16]) -> Result<()> {
+        let mut there = Xxh3Default::new();
+        let end = len.saturating_sub(checksum.len() as u64);
+        let mut at = 0;
+        while at < end {
+            let next = (at + READ_BACK_LEN).min(end);
+            there.update(&self.store.get(name, at..next).await.context(|| format!("read {name} back"))?);
+            at = next;
+        }
+        if there.digest128().to_le_bytes() == checksum {
+            return Ok(());
+        }
+        if let Err(error) = self.store.delete(name).await {
+            tracing::warn!("remove what did not arrive as it was sent: {error}");
+        }
+        Err(Error::new(Kind::Corrupt, format!("read {name} back: it did not arrive as it was sent")))
+    }
+
     /// The table of a pack, held to the pack's length, header and trailer.
     pub async fn read_pack_table(&self, id: PackId, pack_len: u64) -> Result<PackRows> {
         let name = names::pack(id)?;

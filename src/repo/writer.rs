@@ -77,6 +77,13 @@ impl Writer {
         })
     }
 
+    /// The same, which calls durable only what it read back as it was sent.
+    pub fn that_reads_back(mut self) -> Writer {
+        self.data.read_back();
+        self.nodes.read_back();
+        self
+    }
+
     /// Says which pack the next run of chunks is to be sealed for.
     pub fn assigned(&self) -> Arc<Assigned> {
         self.data.assigned()

@@ -17,7 +17,15 @@ pub struct Verdict {
     pub promise: &'static str,
     /// What broke it.
     pub outcome: Result<()>,
+    /// What stands in for it where a store does not keep it; without that, a store that breaks it can hold no repository.
+    pub carried: Option<&'static str>,
 }
+
+/// Why no two writers meet at one name.
+const NAMES: &str =
+    "names are random or say what they name, so no two writers choose one: nothing rests on this";
+/// Who deletes.
+const DELETES: &str = "only prune and key remove delete: backup, mount, restore and check work without";
 
 /// Tries all promises on `store`, in the folder `folder` (one part of a name, which nothing else may use).
 pub async fn conformance(store: &dyn Store, folder: &str) -> Vec<Verdict> {
@@ -32,23 +40,32 @@ pub async fn conformance(store: &dyn Store, folder: &str) -> Vec<Verdict> {
             at.refuses_a_range_beyond_the_end().await,
         ),
         verdict("an object longer than makes sense is not read", at.refuses_what_is_too_long().await),
-        verdict("the same bytes may be put again, others never replace them", at.never_replaces().await),
-        verdict("of writers that race for a name one wins, and each is told", at.lets_one_writer_win().await),
+        verdict("the same bytes may be put again, others never replace them", at.never_replaces().await)
+            .carried_by(NAMES),
+        verdict("of writers that race for a name one wins, and each is told", at.lets_one_writer_win().await)
+            .carried_by(NAMES),
         verdict(
             "a listing is in order, of one folder, and goes on behind any name",
             at.lists_in_order().await,
         ),
         verdict("a listing says the length that stat says", at.lists_what_stat_says().await),
-        verdict("what was deleted is gone, twice over, and its name is free", at.deletes().await),
+        verdict("what was deleted is gone, twice over, and its name is free", at.deletes().await)
+            .carried_by(DELETES),
         verdict("the longest name is kept", at.keeps_the_longest_name().await),
         verdict("what shows can be settled, what is not there is missing", at.settles().await),
     ];
-    verdicts.push(verdict("a folder can be emptied", at.clean().await));
+    verdicts.push(verdict("a folder can be emptied", at.clean().await).carried_by(DELETES));
     verdicts
 }
 
 fn verdict(promise: &'static str, outcome: Result<()>) -> Verdict {
-    Verdict { promise, outcome }
+    Verdict { promise, outcome, carried: None }
+}
+
+impl Verdict {
+    fn carried_by(self, carried: &'static str) -> Verdict {
+        Verdict { carried: Some(carried), ..self }
+    }
 }
 
 struct Scratch<'a> {
@@ -269,7 +286,7 @@ mod tests {
     use crate::store::fault::{Fault, Harm, When};
     use crate::store::local::sim::SimDisk;
     use crate::store::retry::{Patience, Retry};
-    use crate::store::{AnyStore, Deadline, Limit, LocalStore, MemStore, Record, Verb, layer_tests};
+    use crate::store::{AnyStore, Deadline, Hedge, Limit, LocalStore, MemStore, Record, Verb, layer_tests};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -306,6 +323,8 @@ mod tests {
         conforms(&Retry::new(mem(), Patience::NETWORK)).await;
         conforms(&Limit::new(mem(), 1, Some(1 << 20))).await;
         conforms(&Deadline::new(mem(), Duration::from_secs(1), 1 << 20)).await;
+        conforms(&Limit::learning(mem(), 1, 4)).await;
+        conforms(&Hedge::new(mem())).await;
         conforms(&Record::with_log(mem())).await;
         conforms(&Fault::new(mem(), 1)).await;
         conforms(&*layer_tests::layered(mem())).await;

@@ -54,6 +54,10 @@ impl Store for Deadline {
         self.inner.place()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         let len = range.end.saturating_sub(range.start);
         Box::pin(self.watch("get", name.as_str(), len, self.inner.get(name, range)))

@@ -271,6 +271,10 @@ impl Store for Fault {
         self.inner.place()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         Box::pin(async move {
             let harm = self.begin(Verb::Get, name.as_str()).await?;

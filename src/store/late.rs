@@ -57,6 +57,10 @@ impl Store for Late {
         self.place.clone()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.opened.get()?.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         Box::pin(async move { self.open().await?.get(name, range).await })
     }

@@ -1,16 +1,16 @@
-//! Restraint: so many calls at a time, so many bytes a second, and none while the store wants to be left alone.
+//! Restraint: so many calls at a time (`gate` learns how many), so many bytes a second, and none while the store wants to be left alone.
 //!
 //! Who comes too early waits in line; when a pause ends, no more arrive than may be under way anyway.
 
+use super::gate::Gate;
 use super::retry::ComeBack;
 use super::{AnyStore, Body, Fut, Listed, Name, Stat, Store};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// The longest that one answer can keep all calls away.
@@ -19,7 +19,7 @@ const QUIET_MAX: Duration = Duration::from_secs(300);
 /// A store that is not asked too much at once.
 pub struct Limit {
     inner: AnyStore,
-    calls: Semaphore,
+    calls: Gate,
     /// Until when the store wants no calls (`ComeBack`).
     quiet_until: Mutex<Option<Instant>>,
     pace: Option<Pace>,
@@ -28,16 +28,25 @@ pub struct Limit {
 impl Limit {
     /// `inner`, with at most `calls_max` calls under way, which move at most `bytes_per_sec` on average, if that is given.
     pub fn new(inner: AnyStore, calls_max: usize, bytes_per_sec: Option<u64>) -> Limit {
-        let (calls, pace) = (Semaphore::new(calls_max.max(1)), bytes_per_sec.map(Pace::new));
+        let (calls, pace) = (Gate::new(calls_max, calls_max), bytes_per_sec.map(Pace::new));
         Limit { inner, calls, quiet_until: Mutex::new(None), pace }
     }
 
+    /// `inner`, with `calls` calls under way; more where that helps, up to `calls_max`, and fewer where calls are turned away.
+    pub fn learning(inner: AnyStore, calls: usize, calls_max: usize) -> Limit {
+        Limit { inner, calls: Gate::new(calls, calls_max), quiet_until: Mutex::new(None), pace: None }
+    }
+
     async fn within<T>(&self, len: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
-        // Nobody closes it, so this cannot fail; were it closed, the call would go through unrestrained.
-        let _turn = self.calls.acquire().await;
+        let turn = self.calls.enter().await;
         self.keep_quiet().await;
         self.spend(len).await;
         let result = call.await;
+        match &result {
+            Ok(_) => turn.went_well(len),
+            Err(error) if error.kind() == Kind::Busy => turn.was_turned_away(),
+            Err(_) => {}
+        }
         if let Some(come_back) = result.as_ref().err().and_then(ComeBack::asked_for) {
             let until = Instant::now() + come_back.after.min(QUIET_MAX);
             let mut quiet = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,6 +101,10 @@ impl Pace {
 impl Store for Limit {
     fn place(&self) -> String {
         self.inner.place()
+    }
+
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once().map(|_| self.calls.allowed())
     }
 
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {

@@ -8,6 +8,8 @@ pub mod conformance;
 pub mod deadline;
 mod dice;
 pub mod fault;
+mod gate;
+pub mod hedge;
 pub mod late;
 #[cfg(test)]
 mod layer_tests;
@@ -18,16 +20,19 @@ mod name;
 mod open;
 mod read_only;
 pub mod record;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod retry;
 mod verb;
 
 pub use deadline::Deadline;
 pub use fault::Fault;
+pub use hedge::Hedge;
 pub use limit::Limit;
 pub use local::LocalStore;
 pub use mem::MemStore;
 pub use name::Name;
-pub use open::{Opened, create, open, open_foreign};
+pub use open::{Opened, create, is_directory, open, open_foreign};
 pub use read_only::ReadOnly;
 pub use record::Record;
 pub use retry::Retry;
@@ -108,6 +113,11 @@ pub trait Store: Send + Sync + 'static {
     /// Where this is, as a person would write it; for messages.
     fn place(&self) -> String;
 
+    /// How many calls at once it is worth to make, where that is more than a disk takes: a service far away answers each of them late.
+    fn calls_at_once(&self) -> Option<usize> {
+        None
+    }
+
     /// Exactly the bytes of `range`. `Missing` if there is no such object, `Corrupt` if it ends before the range does.
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes>;
 
@@ -127,8 +137,8 @@ pub trait Store: Send + Sync + 'static {
     /// Publishes an object. A name that exists with the same bytes is success; with other bytes it is `Refused`.
     fn put<'a>(&'a self, name: &'a Name, body: Body) -> Fut<'a, ()>;
 
-    /// Objects whose name begins with the folder `under` (ends in `/`), by name, those behind `after`; at most about a
-    /// thousand at a time: an empty answer is the end. A listing may lack recent names and is never proof of absence.
+    /// Objects whose name begins with the folder `under` (ends in `/`), by name, those behind `after`; at most some
+    /// thousands at a time: an empty answer is the end. A listing may lack recent names and is never proof of absence.
     fn list<'a>(&'a self, under: &'a str, after: Option<&'a Name>) -> Fut<'a, Vec<Listed>>;
 
     /// Removes an object; one that is not there is success.

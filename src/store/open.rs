@@ -1,11 +1,27 @@
 //! The door: a place as a user writes it becomes a store with the layers it needs.
 
+#[cfg(feature = "remote")]
+use super::remote::{CALLS_AT_ONCE, Remote, env::Env, place::Place, place::Scheme};
 use super::retry::{Patience, Retry};
 use super::{AnyStore, LocalStore, ReadOnly};
+#[cfg(feature = "remote")]
+use super::{Deadline, Hedge, Limit};
 use crate::error::{Error, Kind, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(feature = "remote")]
+use std::time::Duration;
+
+/// What a call across a network may take, beside the time that its bytes need.
+#[cfg(feature = "remote")]
+const CALL_TIME: Duration = Duration::from_secs(60);
+/// The slowest pace that still counts as moving.
+#[cfg(feature = "remote")]
+const BYTES_PER_SEC_MIN: u64 = 64 * 1024;
+/// How many calls a service gets at once, where that helps.
+#[cfg(feature = "remote")]
+const CALLS_MAX: usize = 64;
 
 /// A store that was opened, and what is known of where it is.
 #[derive(Clone)]
@@ -16,21 +32,53 @@ pub struct Opened {
     pub local: Option<LocalStore>,
 }
 
-/// Opens the store at `place`. Nothing is written.
+/// A place, as far as its words say.
+enum Where<'a> {
+    Directory(&'a Path),
+    #[cfg(feature = "remote")]
+    Far(Place),
+}
+
+/// Opens the store at `place`. Nothing is written, and no service is asked yet.
 pub fn open(place: impl AsRef<OsStr>) -> Result<Opened> {
-    LocalStore::open(path_of(place.as_ref())?).map(layered)
+    match find(place.as_ref())? {
+        Where::Directory(path) => LocalStore::open(path).map(layered),
+        #[cfg(feature = "remote")]
+        Where::Far(place) => Remote::open(place, &Env::of_this_process()).map(layered_for_a_network),
+    }
 }
 
 /// Opens the store at `place` that somebody else fills, with names of their own. Nothing is ever written there.
 pub fn open_foreign(place: impl AsRef<OsStr>) -> Result<Opened> {
-    let local = LocalStore::open_foreign(path_of(place.as_ref())?)?;
-    let Opened { store, local } = layered(local);
+    let Opened { store, local } = match find(place.as_ref())? {
+        Where::Directory(path) => LocalStore::open_foreign(path).map(layered)?,
+        #[cfg(feature = "remote")]
+        Where::Far(place) => {
+            let words = format!("open {place}: what others wrote is read from directories only");
+            return Err(
+                Error::new(Kind::Unsupported, words).hint("copy it to a directory, or mount it as one")
+            );
+        }
+    };
     Ok(Opened { store: Arc::new(ReadOnly::new(store)), local })
 }
 
 /// Makes a store at `place`, or takes an empty one; entries called as in `ours` do not count against emptiness.
-pub fn create(place: impl AsRef<OsStr>, ours: &[&str]) -> Result<Opened> {
-    LocalStore::create(path_of(place.as_ref())?, ours).map(layered)
+pub async fn create(place: impl AsRef<OsStr>, ours: &[&str]) -> Result<Opened> {
+    match find(place.as_ref())? {
+        Where::Directory(path) => LocalStore::create(path, ours).map(layered),
+        #[cfg(feature = "remote")]
+        Where::Far(place) => {
+            let remote = Remote::open(place, &Env::of_this_process())?;
+            remote.judge_empty(ours).await?;
+            Ok(layered_for_a_network(remote))
+        }
+    }
+}
+
+/// Whether a place is a directory of this machine, or would be one.
+pub fn is_directory(place: impl AsRef<OsStr>) -> bool {
+    matches!(find(place.as_ref()), Ok(Where::Directory(_)))
 }
 
 /// A directory's reads are answered where they are asked and its writers bound themselves: it needs patience and no limit.
@@ -39,18 +87,31 @@ fn layered(local: LocalStore) -> Opened {
     Opened { store, local: Some(local) }
 }
 
-fn path_of(place: &OsStr) -> Result<&Path> {
+/// A call that gets no answer ends; what waits for its turn is not held against the service; what is slow among its like is
+/// tried twice; what may pass is tried again.
+#[cfg(feature = "remote")]
+fn layered_for_a_network(remote: Remote) -> Opened {
+    let deadline = Arc::new(Deadline::new(Arc::new(remote), CALL_TIME, BYTES_PER_SEC_MIN));
+    let hedge = Arc::new(Hedge::new(Arc::new(Limit::learning(deadline, CALLS_AT_ONCE, CALLS_MAX))));
+    Opened { store: Arc::new(Retry::new(hedge, Patience::NETWORK)), local: None }
+}
+
+fn find(place: &OsStr) -> Result<Where<'_>> {
     if place.is_empty() {
         return Err(Error::new(Kind::Usage, "the place of a store is empty").hint("give a directory"));
     }
-    match place.to_str().and_then(scheme) {
-        None => Ok(Path::new(place)),
-        Some(scheme) => Err(Error::new(
-            Kind::Unsupported,
-            format!("open {}: this build knows no stores of the kind {scheme:?}", place.display()),
-        )
-        .hint(format!("give a directory; one that is called so is written ./{}", place.display()))),
+    let Some((text, scheme)) = place.to_str().and_then(|text| Some((text, scheme(text)?))) else {
+        return Ok(Where::Directory(Path::new(place)));
+    };
+    #[cfg(feature = "remote")]
+    if let Some(scheme) = Scheme::called(scheme) {
+        return Ok(Where::Far(Place::parse(scheme, text)?));
     }
+    Err(Error::new(
+        Kind::Unsupported,
+        format!("open {text}: this build knows no stores of the kind {scheme:?}"),
+    )
+    .hint(format!("give a directory; one that is called so is written ./{text}")))
 }
 
 /// What stands before the first `:`, if it is a scheme as in a URL.
@@ -66,15 +127,34 @@ mod tests {
     use super::*;
     use crate::store::Name;
 
-    #[test]
-    fn a_kind_of_store_that_is_not_known_is_unsupported_and_never_a_directory() {
-        for place in ["s3://bucket/prefix", "swift://container", "cinder:dir", "x+y.z-1:a"] {
+    #[tokio::test]
+    async fn a_kind_of_store_that_is_not_known_is_unsupported_and_never_a_directory() {
+        for place in ["gcs://bucket/prefix", "cinder:dir", "x+y.z-1:a"] {
             let error = open(place).err().unwrap();
             assert_eq!(error.kind(), Kind::Unsupported, "{place}");
-            assert_eq!(create(place, &[]).err().unwrap().kind(), Kind::Unsupported, "{place}");
+            assert_eq!(create(place, &[]).await.err().unwrap().kind(), Kind::Unsupported, "{place}");
             assert!(error.to_string().contains(place), "{error}");
         }
         assert_eq!(open("").err().unwrap().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn what_others_wrote_is_read_from_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(open_foreign(dir.path()).unwrap().local.is_some());
+        for place in ["s3://bucket/prefix", "gcs://bucket"] {
+            assert_eq!(open_foreign(place).err().unwrap().kind(), Kind::Unsupported, "{place}");
+        }
+    }
+
+    #[test]
+    fn a_place_of_a_service_is_no_directory() {
+        assert!(
+            is_directory("a/b")
+                && is_directory("./s3:x")
+                && !is_directory("s3://b")
+                && !is_directory("cinder:x")
+        );
     }
 
     #[test]
@@ -89,13 +169,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("a/b");
         assert_eq!(open(&place).err().unwrap().kind(), Kind::Missing);
-        let made = create(&place, &[]).unwrap();
+        let made = create(&place, &[]).await.unwrap();
         let name = Name::parse("keys/a").unwrap();
         made.store.put(&name, b"x".to_vec().into()).await.unwrap();
         let opened = open(&place).unwrap();
         assert_eq!(opened.store.get_whole(&name, 1).await.unwrap(), "x");
         assert_eq!(opened.local.unwrap().identity(), made.local.unwrap().identity());
-        assert_eq!(create(&place, &[]).err().unwrap().kind(), Kind::Refused);
-        drop(create(&place, &["keys"]).unwrap());
+        assert_eq!(create(&place, &[]).await.err().unwrap().kind(), Kind::Refused);
+        drop(create(&place, &["keys"]).await.unwrap());
     }
 }

@@ -27,6 +27,10 @@ impl Store for ReadOnly {
         self.inner.place()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         self.inner.get(name, range)
     }

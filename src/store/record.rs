@@ -111,6 +111,10 @@ impl Store for Record {
         self.inner.place()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         self.begin(Verb::Get, name.as_str(), Some(range.clone()));
         Box::pin(self.end(Verb::Get, self.inner.get(name, range), |bytes| bytes.len() as u64))

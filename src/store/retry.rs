@@ -179,6 +179,10 @@ impl Store for Retry {
         self.inner.place()
     }
 
+    fn calls_at_once(&self) -> Option<usize> {
+        self.inner.calls_at_once()
+    }
+
     fn get<'a>(&'a self, name: &'a Name, range: Range<u64>) -> Fut<'a, Bytes> {
         let len = range.end.saturating_sub(range.start);
         let call = Call { what: "get", object: name.as_str(), len: (len, len) };

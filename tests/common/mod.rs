@@ -45,6 +45,14 @@ pub(crate) fn is_root() -> bool {
 pub(crate) struct Sandbox {
     dir: Arc<TempDir>,
     home: PathBuf,
+    far: Option<Far>,
+}
+
+/// Where a repository is that is in no directory, and what the environment says of it.
+#[derive(Clone)]
+struct Far {
+    place: String,
+    env: Vec<(String, String)>,
 }
 
 impl Sandbox {
@@ -66,7 +74,13 @@ impl Sandbox {
         let dir = Arc::new(dir.expect("make a sandbox"));
         let home = dir.path().join("home");
         std::fs::create_dir(&home).expect("make a home");
-        Sandbox { dir, home }
+        Sandbox { dir, home, far: None }
+    }
+
+    /// One whose repository is in a service.
+    pub(crate) fn of_service(place: &str, env: &[(String, String)]) -> Sandbox {
+        let far = Some(Far { place: place.to_owned(), env: env.to_vec() });
+        Sandbox { far, ..Sandbox::new() }
     }
 
     /// One with a repository without a password in it.
@@ -80,12 +94,12 @@ impl Sandbox {
     pub(crate) fn other_host(&self) -> Sandbox {
         let home =
             tempfile::Builder::new().prefix("home-").tempdir_in(self.dir.path()).expect("make a home").keep();
-        Sandbox { dir: self.dir.clone(), home }
+        Sandbox { dir: self.dir.clone(), home, far: self.far.clone() }
     }
 
     /// The same files seen by a machine with that home.
     pub(crate) fn other_host_at(&self, home: &Path) -> Sandbox {
-        Sandbox { dir: self.dir.clone(), home: home.to_path_buf() }
+        Sandbox { dir: self.dir.clone(), home: home.to_path_buf(), far: self.far.clone() }
     }
 
     /// The sandbox's own directory.
@@ -119,6 +133,9 @@ impl Sandbox {
             [("XDG_CACHE_HOME", "cache"), ("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config")]
         {
             let _ = command.env(variable, self.home.join(folder));
+        }
+        if let Some(Far { place, env }) = &self.far {
+            let _ = command.env("AFTERIMAGE_REPO", place).envs(env.iter().map(|(name, value)| (name, value)));
         }
         let runtime = self.home.join("run");
         std::fs::create_dir_all(&runtime).expect("make a runtime directory");

@@ -32,7 +32,8 @@ pub(crate) fn within(seconds: u64, test: impl FnOnce(&Sandbox) + Send + 'static)
     }
 }
 
-fn lacking() -> Option<&'static str> {
+/// Why nothing can be mounted here, if so.
+pub(crate) fn lacking() -> Option<&'static str> {
     if !is_root() {
         return Some("not root: these tests mount by themselves");
     }

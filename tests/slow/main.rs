@@ -5,6 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/cloud/mod.rs"]
+#[allow(dead_code)] // made for several tests
+mod cloud;
+
 #[path = "../nbd/servers.rs"]
 #[allow(dead_code)] // made for the tests of NBD, which use all of it
 mod servers;
@@ -31,4 +35,6 @@ mod guest;
 mod kills;
 mod many;
 mod mount;
+mod remote;
+mod services;
 mod shares;

@@ -202,7 +202,7 @@ fn serve(
 
 /// The backup's image as an export, and what the kernel shall call it.
 fn find(context: &Context, backup: &str, password: Option<Password>) -> Result<(Arc<dyn Export>, String)> {
-    let library = context.library_by(password, |_| None)?;
+    let library = context.library_by(password, |_| Ok(None))?;
     let shelves = Arc::new(Shelves::new(View::new(Arc::clone(&library))));
     let backups = Backups::new(library, shelves);
     let export = context.runtime().block_on(backups.find(backup)).context(|| format!("attach {backup}"))?;

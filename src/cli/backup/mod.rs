@@ -155,12 +155,14 @@ fn open_sources(context: &Context, args: &Backup, began: Began) -> Result<Vec<It
     for word in &args.sources {
         let (given, name) = split_item(word);
         if is_tree(word) {
-            let source = Directory::open(name, options(&args.directories)?, Some(&directory))?;
+            let source = Directory::open(name, options(&args.directories)?, directory.as_deref())?;
             let name = given.map_or_else(|| tree_name(trees, name), str::to_owned);
             items.push(ItemSource { name, source: Input::Tree(Box::new(source)) });
             continue;
         }
-        source::refuse_inside(name, &directory)?;
+        if let Some(directory) = &directory {
+            source::refuse_inside(name, directory)?;
+        }
         let source = match Uri::is_meant(name) {
             true => {
                 let export = source::nbd::open(context.runtime(), name)?;
@@ -243,7 +245,8 @@ fn item_name(count: usize, source: &str) -> String {
 
 /// A source on the disk of the repository: said each time, or refused where the repository was made so.
 fn same_disk(context: &Context, items: &[ItemSource], separate: bool) -> Result<()> {
-    let directory = context.directory()?;
+    // A service across a network shares no disk with this machine.
+    let Some(directory) = context.directory()? else { return Ok(()) };
     for item in items {
         let facts = item.source.facts();
         let shared = match source::shared_disks(facts, &directory) {

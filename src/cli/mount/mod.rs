@@ -16,6 +16,7 @@ use super::args::Mount as Args;
 use super::background::{self, Log};
 use super::context::Context;
 use super::control::{self, Control};
+use super::locations;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::RepositoryId;
 use crate::image::Engine;
@@ -36,6 +37,8 @@ use zeroize::Zeroizing;
 
 /// Our mounts are of the type `fuse.afterimage`.
 pub(super) const KIND: &str = "afterimage";
+/// What the tier on disk takes at most when nobody said.
+const CACHE_SIZE_MAX: u64 = 4 << 30;
 /// How long the process may take to end after its mount has.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -100,7 +103,8 @@ struct Serving {
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
         let size = args.cache_size.map(|size| if passes_through(args) { size / 4 } else { size });
-        let library = context.library_by(password, |id| disk(args.cache_dir.as_deref(), size, id))?;
+        let disk = |id| disk(context, args.cache_dir.as_deref(), size, id);
+        let library = context.library_by(password, disk)?;
         let engine = Arc::clone(library.engine());
         let whole = whole(args, engine.home()).map(Arc::new);
         let view = View::new(library);
@@ -155,10 +159,39 @@ pub(super) fn end_soon() {
     }
 }
 
-/// The tier on disk that was asked for. Without it all works, so what keeps it from being used is told and no more (A11).
-pub(super) fn disk(dir: Option<&Path>, size: Option<u64>, repository: RepositoryId) -> Option<Disk> {
-    let (dir, size) = (std::path::absolute(dir?).ok()?, size?);
-    Disk::open(&dir, repository, size).map_err(|error| tracing::warn!("{error}; it goes without")).ok()
+/// The tier on disk that was asked for, and for a repository across a network one that was not: in the user's cache directory. Without it all
+/// works, so what keeps it from being used is told and no more (A11).
+pub(super) fn disk(
+    context: &Context,
+    dir: Option<&Path>,
+    size: Option<u64>,
+    repository: RepositoryId,
+) -> Result<Option<Disk>> {
+    let is_near = context.directory()?.is_some();
+    let (dir, size) = match (dir, size) {
+        (_, Some(0)) => return Ok(None),
+        (Some(dir), Some(size)) => (dir.to_owned(), size),
+        (None, None) if is_near => return Ok(None),
+        (None, Some(_)) if is_near => {
+            return Err(Error::new(Kind::Usage, "--cache-size says how much, but not where")
+                .hint("give --cache-dir D"));
+        }
+        (dir, size) => {
+            let dir = dir.map_or_else(locations::cache, Path::to_owned);
+            let size = size.unwrap_or_else(|| usual_size(&dir));
+            (dir, size)
+        }
+    };
+    let Ok(dir) = std::path::absolute(dir) else { return Ok(None) };
+    let opened = Disk::open(&dir, repository, size);
+    Ok(opened.map_err(|error| tracing::warn!("{error}; it goes without")).ok())
+}
+
+/// A tenth of what is free where the folder is, or will be.
+fn usual_size(dir: &Path) -> u64 {
+    let there = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let room = rustix::fs::statvfs(there).map_or(0, |facts| facts.f_bavail.saturating_mul(facts.f_frsize));
+    (room / 10).min(CACHE_SIZE_MAX)
 }
 
 /// Only root's mounts can have the kernel read by itself; what nobody would read is not filled.
@@ -189,7 +222,7 @@ pub(super) fn mount(
     options.allow_other = allow_other;
     options.passthrough = whole.is_some();
     options.source = format!("afterimage:{}", context.place()?);
-    options.forbidden = context.directory().into_iter().filter(|directory| directory.is_dir()).collect();
+    options.forbidden = context.directory()?.into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tree = Arc::new(Mounted { view, whole, uid, gid });
     Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))

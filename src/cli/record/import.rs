@@ -183,10 +183,7 @@ fn copy(context: &Context, engine: &Arc<Engine>, home: &Arc<Repository>, record:
         copy_of: Some(Box::new(record.clone())),
     };
     let work = |progress: &Progress| back_up(engine, runtime, job, progress, &context.cancel);
-    let copied = context.with_progress("copying", work)?;
-    // It lies here now, whatever was imported before.
-    runtime.block_on(ours.forget_import(copied.id))?;
-    Ok(true)
+    context.with_progress("copying", work).map(|_| true)
 }
 
 fn item_source(context: &Context, there: &Arc<Engine>, item: &Item) -> Result<ItemSource> {
@@ -198,7 +195,7 @@ fn item_source(context: &Context, there: &Arc<Engine>, item: &Item) -> Result<It
     };
     let image = Image::new(Arc::clone(there), Map { root, len: size });
     let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
-    let source = ImageSource::new(image, facts, Vec::new(), context.cancel.clone())?;
+    let source = ImageSource::new(image, facts, Vec::new(), context.cancel.clone());
     Ok(ItemSource { name: item.name.clone(), source: Box::new(source).into() })
 }
 

@@ -32,7 +32,7 @@ pub(super) fn run(
     let wish = Wish { size: image.len(), sector, force: args.force };
     let directory = context.directory()?;
     let source = item.source.get("identity").and_then(Value::as_str);
-    let guarded = Guarded { source, repository: Some(&directory) };
+    let guarded = Guarded { source, repository: directory.as_deref() };
     let text = args.target.to_string_lossy();
     let (target, facts, verdict): (Box<dyn Target>, _, _) = if Uri::is_meant(&text) {
         let (target, verdict) = nbd::open(context.runtime(), &text, &wish, guarded)?;

@@ -32,7 +32,7 @@ pub(super) fn run(
         tree,
         part,
         target: &args.target,
-        guarded: Guarded { source: text("identity"), repository: Some(&directory) },
+        guarded: Guarded { source: text("identity"), repository: directory.as_deref() },
         source: text("name").map(Path::new),
         wish: Wish {
             into: args.into || args.differential || args.delete,

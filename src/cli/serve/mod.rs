@@ -90,13 +90,13 @@ struct Serving {
 
 impl Serving {
     fn open(context: &Context, args: &Serve, offers: Offers) -> Result<Serving> {
-        let directory = context.directory().ok().filter(|path| path.is_dir());
+        let directory = context.directory().ok().flatten().filter(|path| path.is_dir());
         let directory = directory.as_deref();
         if context.global.repo.is_none() {
             let offered = context.runtime().block_on(offers.open(directory, None))?;
             return Ok(Serving { offered, backups: None, engine: None, mount: None });
         }
-        let disk = |id| mount::disk(args.cache_dir.as_deref(), args.cache_size, id);
+        let disk = |id| mount::disk(context, args.cache_dir.as_deref(), args.cache_size, id);
         let library = context.library_by(context.given_password()?, disk)?;
         let engine = Arc::clone(library.engine());
         let view = View::new(Arc::clone(&library));

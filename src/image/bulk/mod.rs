@@ -72,15 +72,17 @@ type Planned = (u64, Step, Vec<u8>);
 /// The same, opened.
 type Opened = (u64, Result<(Step, Vec<u8>)>);
 
-/// How many openers, and so how many gets at once: two for each core, if a quarter of the budget has room for what they hold.
+/// How many openers, and so how many gets at once: two for each core, or as many as the store is worth asking at once, if a quarter of the
+/// budget has room for what they hold.
 fn openers(image: &Image) -> usize {
-    openers_of(affordable(image.engine(), group_len(image)))
+    openers_of(image.engine(), group_len(image))
 }
 
-/// The same, where there is room for so many groups.
-pub(super) fn openers_of(affordable: usize) -> usize {
+/// The same, for groups of this length.
+pub(super) fn openers_of(engine: &Engine, group_len: u64) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    (cores * 2).min(affordable / 2).max(1)
+    let of_store = engine.repository().map_or(None, |repository| repository.store.calls_at_once());
+    (cores * 2).max(of_store.unwrap_or(0)).min(affordable(engine, group_len) / 2).max(1)
 }
 
 fn group_len(image: &Image) -> u64 {
@@ -425,13 +427,17 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
         let into = &mut buffer[at..at + len_of(&here)];
         let whole = here == piece.range;
         let opened = match &sealed {
-            Ok(sealed) if whole => {
+            Ok(sealed) => {
                 let from = (u64::from(child.place.offset) - range.start) as usize;
                 let sealed = &sealed[from..from + child.place.len as usize];
                 let what = Sealed::Chunk(SealKind::Data, child.id);
-                open_exact(&repository.keys, Under::Pack(child.place.pack), what, sealed, into)
+                match whole {
+                    true => open_exact(&repository.keys, Under::Pack(child.place.pack), what, sealed, into),
+                    false => repository
+                        .open_chunk(SealKind::Data, child.id, child.place, sealed)
+                        .and_then(|chunk| copy_part(&chunk, piece, &here, into)),
+                }
             }
-            Ok(_) => Err(Error::new(Kind::Missing, "only a part is wanted")),
             Err(error) => Err(error.clone()),
         };
         if let Err(error) = opened {
@@ -445,12 +451,17 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
     Ok(())
 }
 
-/// One chunk by itself: it may have to be searched for, or only a part of it is wanted.
+/// One chunk by itself, which has to be searched for.
 fn open_one(engine: &Arc<Engine>, piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     let Some(child) = piece.child else { return Ok(()) };
     let repository = engine.repository()?;
     let chunk = engine.runtime().block_on(repository.chunk(SealKind::Data, child.id, child.place));
     let chunk = chunk.context(|| format!("read bytes {} to {}", here.start, here.end))?;
+    copy_part(&chunk, piece, here, into)
+}
+
+/// What is wanted of a chunk.
+fn copy_part(chunk: &[u8], piece: &Piece, here: &Range<u64>, into: &mut [u8]) -> Result<()> {
     if chunk.len() != len_of(&piece.range) {
         let (found, wanted) = (chunk.len() as u64, piece.range.end - piece.range.start);
         return Err(Corrupt::Length { found, wanted }.into());

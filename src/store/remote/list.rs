@@ -1,0 +1,87 @@
+//! Names: pages as services give them become listings as stores do, with one request for each page.
+
+use super::place::Scheme;
+use super::wire::{Call, Wants};
+use super::{Remote, stat_of};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Listed, Name};
+use futures_core::Stream;
+use opendal::{Lister, Operator, options};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// How many names an answer to `list` holds at most; services give them in pages of a thousand or more.
+const NAMES_MAX: usize = 10_000;
+
+impl Remote {
+    /// Refuses a place where anything lies but folders that are called as in `ours`.
+    pub(in crate::store) async fn judge_empty(&self, ours: &[&str]) -> Result<()> {
+        let doing = self.doing("list", "all");
+        let first_other = |operator: Operator, _| async move {
+            let options = options::ListOptions { recursive: true, ..Default::default() };
+            let mut lister = operator.lister_options("/", options).await?;
+            while let Some(entry) = next(&mut lister).await {
+                let path = entry?.path().to_owned();
+                let folder = path.split('/').next().unwrap_or_default();
+                if path != "/" && !ours.contains(&folder) {
+                    return Ok(Some(path));
+                }
+            }
+            Ok(None)
+        };
+        let other = self.ask(&doing, Wants::default(), first_other).await?;
+        let Some(other) = other else { return Ok(()) };
+        let words = format!("make a store in {}: it holds other objects, such as {other:?}", self.place);
+        Err(Error::new(Kind::Refused, words).hint("choose a prefix that nothing lies under"))
+    }
+
+    pub(super) async fn page(&self, under: &str, after: Option<&Name>) -> Result<Vec<Listed>> {
+        let after = after.filter(|after| after.as_str() > under);
+        if after.is_some_and(|after| self.ends_with(under, after)) {
+            return Ok(Vec::new());
+        }
+        let doing = self.doing("list", under);
+        let list = |operator: Operator, call: Arc<Call>| {
+            let start_after = after.map(Name::to_string);
+            let options = options::ListOptions { start_after, recursive: true, ..Default::default() };
+            let under = under.to_owned();
+            async move { gather(operator.lister_options(&under, options).await?, &under, &call).await }
+        };
+        let wants = Wants { ends_with_a_page: self.place.scheme == Scheme::Swift, ..Wants::default() };
+        let (listed, is_end) = self.ask(&doing, wants, list).await?;
+        if let Some(last) = listed.last().filter(|_| is_end) {
+            *self.end() = Some((under.to_owned(), last.name.clone()));
+        }
+        Ok(listed)
+    }
+
+    /// Whether the last listing of this folder was seen to end with this name. Said once, to whoever goes on with it.
+    fn ends_with(&self, under: &str, after: &Name) -> bool {
+        self.end().take_if(|(folder, last)| folder == under && last == after).is_some()
+    }
+
+    fn end(&self) -> MutexGuard<'_, Option<(String, Name)>> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
+async fn gather(mut lister: Lister, under: &str, call: &Call) -> opendal::Result<(Vec<Listed>, bool)> {
+    let mut listed = Vec::new();
+    while listed.len() < NAMES_MAX {
+        let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
+        let (path, metadata) = entry?.into_parts();
+        let _before = call.names.fetch_add(1, Relaxed);
+        if metadata.is_file()
+            && path.starts_with(under)
+            && let Ok(name) = Name::parse(&path)
+        {
+            listed.push(Listed { name, stat: stat_of(&metadata) });
+        }
+    }
+    Ok((listed, false))
+}
+
+async fn next(lister: &mut Lister) -> Option<opendal::Result<opendal::Entry>> {
+    std::future::poll_fn(|context| std::pin::Pin::new(&mut *lister).poll_next(context)).await
+}

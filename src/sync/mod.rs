@@ -1,0 +1,257 @@
+//! The second site: backups of one repository become backups of another one.
+//!
+//! list there -> list here -> for each that is missing here, oldest first: what differs from one that lies on both sides -> read, opened ->
+//! sealed for here, sent, read back -> listed
+//!
+//! A copy keeps its id, so a second run knows what is done; what an interrupted run has sent is used by the next. The two may have
+//! other keys and cut images at other offsets: chunks are sealed, and where needed cut, anew.
+//!
+//! **Invariant:** nothing is written to the repository that is read.
+
+use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::BackupId;
+use crate::format::record::{Content, Item, Record};
+use crate::image::{Engine, Image, Map, compare};
+use crate::progress::{Cancel, Progress};
+use crate::seal::LEVEL_DEFAULT;
+use crate::source::Facts;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// With more ranges than this that differ, what lies between the later ones is read as if it differed.
+const RANGES_MAX: usize = 1 << 20;
+
+/// Which backups are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Those of this name only.
+    pub name: Option<String>,
+    /// Those of this time and later only.
+    pub since: Option<jiff::Timestamp>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The copies that were made, as their records are here, oldest first.
+    pub copied: Vec<Record>,
+    /// Backups that were wanted and are here already.
+    pub present: u64,
+    /// Backups that were wanted and can't be copied: their id, and why.
+    pub left: Vec<(BackupId, Error)>,
+}
+
+/// Copies what is missing, of what lies in `from`: a record that it imported is for its home to copy. Runs on the calling thread and on others, none of which may be a worker of `runtime`.
+pub fn run(
+    from: &Arc<Engine>,
+    to: &Arc<Engine>,
+    runtime: &Handle,
+    wish: &Wish,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Report> {
+    refuse_itself(from, to)?;
+    let there = runtime.block_on(from.repository()?.list_ours()).context(|| "list what is to be copied")?;
+    let here = runtime.block_on(to.repository()?.list_ours()).context(|| "list what is there already")?;
+    let mut here: BTreeMap<BackupId, Record> =
+        here.records.into_iter().map(|record| (record.id, record)).collect();
+    let mut report = Report { left: there.damaged, ..Report::default() };
+    let sides = Sides { from, to, runtime };
+    for record in there.records.iter().filter(|record| wish.includes(record)) {
+        cancel.check()?;
+        if here.contains_key(&record.id) {
+            report.present += 1;
+            continue;
+        }
+        let both = common(&there.records, &here, record);
+        match sides
+            .copy_somehow(record, both, progress, cancel)
+            .context(|| format!("copy backup {}", record.id))
+        {
+            Ok(copied) => {
+                let _none = here.insert(copied.id, copied.clone());
+                report.copied.push(copied);
+            }
+            // One backup that can't be read or held says nothing of the others.
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Missing | Kind::Unsupported) => {
+                tracing::error!("{error}");
+                report.left.push((record.id, error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(report)
+}
+
+/// Copies of one repository have equal keys and equal names: what one sealed, the other would seal again, and two writers of one id would meet.
+fn refuse_itself(from: &Engine, to: &Engine) -> Result<()> {
+    let (from, to) = (from.repository()?, to.repository()?);
+    if from.id() != to.id() {
+        return Ok(());
+    }
+    let (a, b) = (from.store.place(), to.store.place());
+    let words =
+        format!("{a} and {b} are the same repository {}, or one is a plain copy of the other", to.id());
+    Err(Error::new(Kind::Refused, words)
+        .hint("copy the objects of a plain copy with the tools of the store; sync copies to a repository of its own"))
+}
+
+impl Wish {
+    fn includes(&self, record: &Record) -> bool {
+        self.name.as_ref().is_none_or(|name| *name == record.name)
+            && self.since.is_none_or(|since| record.time >= since)
+    }
+}
+
+/// A backup as it is on both sides.
+struct Both<'a> {
+    from: &'a Record,
+    to: &'a Record,
+}
+
+/// What a copy can be told apart from: its parent, or the newest before it of its name, that lies on both sides.
+fn common<'a>(
+    there: &'a [Record],
+    here: &'a BTreeMap<BackupId, Record>,
+    record: &Record,
+) -> Option<Both<'a>> {
+    let on_both = |from: &'a Record| Some(Both { from, to: here.get(&from.id)? });
+    let parent = there.iter().find(|from| Some(from.id) == record.parent).and_then(on_both);
+    let of_name =
+        |from: &&Record| from.name == record.name && from.id != record.id && from.time <= record.time;
+    parent.or_else(|| there.iter().rev().filter(of_name).find_map(on_both))
+}
+
+struct Sides<'a> {
+    from: &'a Arc<Engine>,
+    to: &'a Arc<Engine>,
+    runtime: &'a Handle,
+}
+
+impl Sides<'_> {
+    /// What lies on both sides may be damaged here: then all is read and what is lost is stored afresh.
+    fn copy_somehow(
+        &self,
+        record: &Record,
+        both: Option<Both<'_>>,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<Record> {
+        let has_both = both.is_some();
+        match self.copy(record, both, progress, cancel) {
+            Err(error) if has_both && error.kind() == Kind::Corrupt => {
+                tracing::warn!("{error}; all of the backup is read");
+                self.copy(record, None, progress, cancel)
+            }
+            copied => copied,
+        }
+    }
+
+    fn copy(
+        &self,
+        record: &Record,
+        both: Option<Both<'_>>,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<Record> {
+        let items = record.items.iter().map(|item| self.item(record, item, both.as_ref(), cancel));
+        let job = Job {
+            name: record.name.clone(),
+            items: items.collect::<Result<Vec<_>>>()?,
+            parent: both.map_or(Parent::None, |both| Parent::Of(both.to.id)),
+            time: Some(record.time),
+            tags: record.tags.clone(),
+            metadata: record.metadata.clone(),
+            level: LEVEL_DEFAULT,
+            digest: false,
+            memory: self.to.memory(),
+            copy_of: Some(Box::new(record.clone())),
+        };
+        back_up(self.to, self.runtime, job, progress, cancel)
+    }
+
+    fn item(
+        &self,
+        record: &Record,
+        item: &Item,
+        both: Option<&Both<'_>>,
+        cancel: &Cancel,
+    ) -> Result<ItemSource> {
+        let image = self.image(item).ok_or_else(|| {
+            let words = format!("{} of {} is a tree: only images are copied so far", item.name, record.name);
+            Error::new(Kind::Unsupported, words).hint("back the share up to the other repository as well")
+        })?;
+        // Only what has the same name and length on both sides can be called the same.
+        let before = both.and_then(|both| {
+            let before = self.image(named(both.from, &item.name)?)?;
+            let after = map_of(named(both.to, &item.name)?)?;
+            (before.len() == after.len).then_some(before)
+        });
+        let same = match before {
+            Some(before) => self.runtime.block_on(same(&image, &before))?,
+            None => Vec::new(),
+        };
+        let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
+        let source = ImageSource::new(image, facts, same, cancel.clone());
+        Ok(ItemSource { name: item.name.clone(), source: Box::new(source).into() })
+    }
+
+    fn image(&self, item: &Item) -> Option<Image> {
+        Some(Image::new(Arc::clone(self.from), map_of(item)?))
+    }
+}
+
+/// What two images of one length have in common, which their maps tell: nothing of it is read.
+async fn same(image: &Image, before: &Image) -> Result<Vec<Range<u64>>> {
+    let mut differs: Vec<Range<u64>> = Vec::new();
+    let mut note = |range: Range<u64>| {
+        let is_full = differs.len() >= RANGES_MAX;
+        match differs.last_mut().filter(|_| is_full) {
+            Some(last) => last.end = range.end,
+            None => differs.push(range),
+        }
+    };
+    compare(image, before, &mut note).await?;
+    Ok(between(&differs, image.len()))
+}
+
+/// What lies before, between and behind ranges.
+fn between(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
+    let mut at = 0;
+    let mut between = Vec::with_capacity(ranges.len() + 1);
+    for range in ranges.iter().chain(std::iter::once(&(end..end))) {
+        if at < range.start {
+            between.push(at..range.start);
+        }
+        at = range.end;
+    }
+    between
+}
+
+fn named<'a>(record: &'a Record, item: &str) -> Option<&'a Item> {
+    record.items.iter().find(|there| there.name == item)
+}
+
+fn map_of(item: &Item) -> Option<Map> {
+    match item.content {
+        Content::Image { size, root, .. } => Some(Map { root, len: size }),
+        Content::Tree { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_differ_is_the_same() {
+        assert_eq!(between(&[], 0), []);
+        assert_eq!(between(&[], 9), [0..9]);
+        assert_eq!(between(&[0..9], 9), []);
+        assert_eq!(between(&[0..2, 4..5], 9), [2..4, 5..9]);
+        assert_eq!(between(&[1..2, 8..9], 9), [0..1, 2..8]);
+    }
+}

@@ -1,0 +1,228 @@
+//! `sync`: from a directory to a service, between services, interrupted, damaged, and onto itself.
+
+use crate::cloud::{Cloud, Harm};
+use crate::common::images::{MIB, file, mixed, overwrite};
+use crate::common::{Running, Sandbox};
+use crate::{BOTH, Language};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The second site, as the first one's commands reach it.
+struct Site {
+    there: Sandbox,
+    place: String,
+    env: Vec<(String, String)>,
+}
+
+impl Site {
+    fn new(place: &str, env: &[(String, String)], init: &[&str]) -> Site {
+        let there = Sandbox::of_service(place, env);
+        let _ = there.done(&[&["init"], init].concat());
+        Site { there, place: place.to_owned(), env: env.to_vec() }
+    }
+
+    fn sync(&self, from: &Sandbox, more: &[&str]) -> Value {
+        let mut command = from.command(&[&["--json", "sync", &self.place], more].concat());
+        let _ = command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        crate::common::run(command, Duration::from_secs(60)).expect_code(0).json()
+    }
+}
+
+fn local() -> Site {
+    let there = Sandbox::with_repo();
+    let place = there.repo().to_str().expect("temporary paths are text").to_owned();
+    Site { there, place, env: Vec::new() }
+}
+
+fn count(report: &Value, key: &str) -> usize {
+    report[key].as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn a_copy_keeps_its_id_and_all_that_is_said_of_it_and_costs_what_differs() {
+    let from = Sandbox::with_repo();
+    let source = file(&from, "disk", &mixed(1, 6 * MIB));
+    let first =
+        from.backup_with("web01", &[&source], &["--tag", "site=ams", "--time", "2026-11-01T10:00:00Z"]);
+    let site = local();
+    let report = site.sync(&from, &[]);
+    assert_eq!((count(&report, "copied"), report["present"].as_u64()), (1, Some(0)), "{report}");
+    overwrite(&source, 2 * MIB, b"changed since");
+    let _second = from.backup("web01", &[&source]);
+    let report = site.sync(&from, &[]);
+    assert_eq!((count(&report, "copied"), report["present"].as_u64()), (1, Some(1)), "{report}");
+    assert!(report["bytes_read"].as_u64().is_some_and(|read| read < 300_000), "{report}");
+    let there = site.there.list();
+    assert_eq!(there.len(), 2);
+    for key in ["id", "name", "time", "tags"] {
+        assert_eq!(there[0].0[key], first.0[key], "{key}");
+    }
+    assert_eq!(there[1].0["parent"], first.0["id"]);
+    assert!(site.there.cat("web01") == std::fs::read(&source).expect("read the source"));
+    assert!(site.there.cat(first.id()) == from.cat(first.id()));
+    site.there.assert_sound();
+    let report = site.sync(&from, &[]);
+    assert_eq!((count(&report, "copied"), report["present"].as_u64()), (0, Some(2)), "{report}");
+}
+
+#[test]
+fn a_copy_goes_to_a_service_and_back_and_to_other_chunk_sizes_and_passwords() {
+    for language in BOTH {
+        let from = Sandbox::with_repo();
+        let source = file(&from, "disk", &mixed(2, 5 * MIB + 12_345));
+        let record = from.backup("web01", &[&source]);
+        let cloud = Cloud::start();
+        let site = Site::new(&language.place("second"), &language.env(&cloud), &["--chunk-size", "64K"]);
+        assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
+        assert!(
+            site.there.cat(record.id()) == std::fs::read(&source).expect("read the source"),
+            "{language:?}"
+        );
+        site.there.assert_sound();
+        let password = file(&from, "password", b"correct horse\n");
+        let back = from.at("back");
+        let _ = from.done(&["-r", &back, "--password-file", &password, "init", "--chunk-size", "1M"]);
+        let _ = site.there.done(&["sync", &back, "--other-password-file", &password]);
+        let bytes = from.done(&["-r", &back, "--password-file", &password, "cat", record.id()]).stdout;
+        assert!(bytes == std::fs::read(&source).expect("read the source"), "{language:?}");
+    }
+}
+
+#[test]
+fn a_name_and_a_time_choose_what_is_copied() {
+    let from = Sandbox::with_repo();
+    let source = file(&from, "disk", &mixed(3, MIB));
+    for (name, time) in [("a", "2026-01-01"), ("a", "2026-02-01"), ("b", "2026-02-02")] {
+        let _ = from.backup_with(name, &[&source], &["--time", &format!("{time}T00:00:00Z")]);
+    }
+    let site = local();
+    assert_eq!(count(&site.sync(&from, &["--name", "a", "--since", "2026-01-15T00:00:00Z"]), "copied"), 1);
+    assert_eq!(count(&site.sync(&from, &["--name", "a"]), "copied"), 1);
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
+    assert_eq!(
+        site.there.list().iter().map(|record| record.text("name")).collect::<Vec<_>>(),
+        ["a", "a", "b"]
+    );
+}
+
+#[test]
+fn b11_a_repository_is_not_copied_onto_itself_or_its_plain_copy() {
+    let from = Sandbox::with_repo();
+    let copy = from.at("copy");
+    let _ = crate::common::tool("cp", &["-r", from.repo().to_str().expect("text"), &copy]);
+    for other in [from.repo().to_str().expect("text"), &copy] {
+        let _ = from.ends(4, &["sync", other]).saying("the same repository");
+    }
+    let _ = from.ends(1, &["sync", &from.at("nothing")]).saying("init makes");
+}
+
+#[test]
+fn p2_a_copy_that_is_killed_is_taken_up_by_the_next_and_nothing_half_is_listed() {
+    let from = Sandbox::with_repo();
+    let source = file(&from, "disk", &mixed(4, 40 * MIB));
+    let record = from.backup("web01", &[&source]);
+    let cloud = Cloud::start();
+    let site = Site::new(&Language::S3.place("second"), &cloud.s3_env(), &[]);
+    // The second upload hangs, so the kill comes when one pack is there and the record is not.
+    cloud.plan("PUT", "/packs/", 2..3, Harm::Silence);
+    let mut command = from.command(&["sync", &site.place]);
+    let _ = command.envs(site.env.iter().map(|(name, value)| (name, value)));
+    let mut running = Running::start(command);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while cloud.hits() == 0 || !cloud.keys().iter().any(|key| key.contains("/packs/")) {
+        assert!(
+            !running.has_ended() && std::time::Instant::now() < until,
+            "no pack was sent: {:?}",
+            cloud.keys()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.kill();
+    drop(running);
+    assert_eq!(site.there.list().len(), 0);
+    let report = site.sync(&from, &[]);
+    assert_eq!(count(&report, "copied"), 1);
+    let (new, size) = (report["bytes_new"].as_u64().expect("a number"), record.item(0, "size").as_u64());
+    assert!(Some(new) < size, "what was sent is used: {report}");
+    assert!(site.there.cat(record.id()) == std::fs::read(&source).expect("read the source"));
+    site.there.assert_sound();
+}
+
+#[test]
+fn what_does_not_arrive_as_it_was_sent_is_not_listed() {
+    let from = Sandbox::with_repo();
+    let source = file(&from, "disk", &mixed(5, 2 * MIB));
+    let _ = from.backup("web01", &[&source]);
+    let cloud = Cloud::start();
+    let site = Site::new(&Language::S3.place("second"), &cloud.s3_env(), &[]);
+    cloud.plan("PUT", "/packs/", 1..2, Harm::Spoil);
+    let mut command = from.command(&["sync", &site.place]);
+    let _ = command.envs(site.env.iter().map(|(name, value)| (name, value)));
+    let output = crate::common::run(command, Duration::from_secs(60)).expect_code(3);
+    assert!(output.stderr.contains("did not arrive as it was sent"), "{output}");
+    assert_eq!(site.there.list().len(), 0);
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
+    site.there.assert_sound();
+}
+
+#[test]
+fn a_damaged_backup_is_named_and_the_others_are_copied() {
+    let from = Sandbox::with_repo();
+    let good = file(&from, "good", &mixed(6, MIB));
+    let bad = file(&from, "bad", &mixed(7, MIB));
+    let before = from.objects();
+    let broken = from.backup("bad", &[&bad]);
+    let packs: Vec<_> = from
+        .objects()
+        .into_iter()
+        .filter(|path| !before.contains(path) && path.starts_with("packs"))
+        .collect();
+    let _ = from.backup("good", &[&good]);
+    for pack in packs {
+        std::fs::remove_file(from.repo().join(pack)).expect("lose a pack");
+    }
+    let site = local();
+    let output = from.run(&["sync", &site.place]).expect_code(3);
+    assert!(output.stderr.contains(broken.id()), "{output}");
+    assert_eq!(site.there.list().iter().map(|record| record.text("name")).collect::<Vec<_>>(), ["good"]);
+}
+
+#[test]
+fn a_share_is_named_and_the_others_are_copied() {
+    let from = Sandbox::with_repo();
+    let disk = file(&from, "disk", &mixed(8, MIB));
+    std::fs::create_dir(from.at("share")).expect("make a share");
+    std::fs::write(from.at("share/file"), b"content").expect("fill it");
+    let share = from.backup("share", &[&from.at("share")]);
+    let _ = from.backup("web01", &[&disk]);
+    let site = local();
+    let output = from.run(&["sync", &site.place]).expect_code(1);
+    assert!(
+        output.stderr.contains(share.id()) && output.stderr.contains("only images are copied"),
+        "{output}"
+    );
+    assert_eq!(site.there.list().iter().map(|record| record.text("name")).collect::<Vec<_>>(), ["web01"]);
+    site.there.assert_sound();
+}
+
+#[test]
+fn a_copy_says_of_its_bytes_what_the_original_says() {
+    let from = Sandbox::with_repo();
+    let disk = file(&from, "disk", &mixed(9, 2 * MIB));
+    let metadata = file(&from, "metadata", br#"{"project": "p1", "more": [1]}"#);
+    let more = ["--digest", "--metadata", metadata.as_str()];
+    let first = from.backup_with("web01", &[&disk], &more);
+    overwrite(&disk, MIB, b"changed since");
+    let second = from.backup_with("web01", &[&disk], &more);
+    let site = local();
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 2);
+    let there = site.there.list();
+    for (original, copy) in [first, second].iter().zip(&there) {
+        for key in ["id", "time", "written", "project", "metadata"] {
+            assert_eq!(original.0[key], copy.0[key], "{key}");
+        }
+        for key in ["sha256", "source", "size"] {
+            assert_eq!(original.0["items"][0][key], copy.0["items"][0][key], "{key}");
+        }
+    }
+}
