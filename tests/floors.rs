@@ -30,7 +30,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("aws_lc_rs::aead", &["seal"]),
     ("zstd", &["seal", "foreign/cinder/stored", "foreign/cinder/write"]),
     ("zlib_rs", &["foreign/cinder/stored", "foreign/cinder/write"]),
-    ("bzip2", &["foreign/cinder/write"]),
     ("md5", &["foreign/cinder/layers.rs", "foreign/cinder/write"]),
     ("base64", &["foreign/cinder/document/record.rs"]),
     ("argon2", &["seal"]),

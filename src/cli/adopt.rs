@@ -252,7 +252,7 @@ fn parent(
 fn between(ranges: &[Range<u64>], len: u64) -> Vec<Range<u64>> {
     let mut at = 0;
     let mut gaps = Vec::new();
-    for range in ranges.iter().cloned().chain([len..len]) {
+    for range in ranges.iter().cloned().chain(std::iter::once(len..len)) {
         let gap = at..range.start.min(len);
         if !gap.is_empty() {
             gaps.push(gap);
@@ -287,8 +287,8 @@ mod tests {
     fn what_lies_between_changes_is_the_same() {
         assert_eq!(between(&[], 10), vec![0..10]);
         assert_eq!(between(&[0..2, 5..7], 10), [2..5, 7..10]);
-        assert_eq!(between(&[4..20], 10), vec![0..4]);
-        assert_eq!(between(&[0..10], 10), []);
+        assert_eq!(between(&[4..20, 30..31], 10), vec![0..4]);
+        assert_eq!(between(&[0..5, 5..10], 10), []);
     }
 
     #[test]

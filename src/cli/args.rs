@@ -588,7 +588,7 @@ pub(super) struct Export {
     #[arg(long)]
     pub(super) chain: bool,
     /// How objects are compressed; what would not get smaller is not
-    #[arg(long, value_name = "zlib|bz2|zstd|none", default_value = "zlib")]
+    #[arg(long, value_name = "zlib|zstd|none", default_value = "zlib")]
     pub(super) compression: CinderCompression,
     /// How long an object may be: a multiple of 32 KiB; 50 MiB for what is to go to an object store
     #[arg(long, value_name = "SIZE", default_value_t = crate::foreign::cinder::write::OBJECT_SIZE, value_parser = parse_size)]
@@ -603,8 +603,6 @@ pub(super) struct Export {
 pub(super) enum CinderCompression {
     /// As Cinder does unless told.
     Zlib,
-    /// Smaller and slow.
-    Bz2,
     /// Fast; Cinder from Victoria on.
     Zstd,
     /// Not at all.

@@ -87,7 +87,6 @@ fn options(args: &Export) -> Result<Options> {
     }
     let compression = match args.compression {
         CinderCompression::Zlib => Compression::Zlib,
-        CinderCompression::Bz2 => Compression::Bz2,
         CinderCompression::Zstd => Compression::Zstd,
         CinderCompression::None => Compression::None,
     };

@@ -3,7 +3,7 @@
 //! Packs first ([`super::packs`]): their tables are the truth about which chunks exist. Then the indexes are held to that truth,
 //! and the map of every backup is walked. Damage is named by object, and by backup, image and range where it hurts one.
 
-use super::imports::InHome;
+use super::imports::{self, InHome};
 use super::packs::{Findings, check_packs, is_damage};
 use crate::error::{Error, Kind, Result};
 use crate::format::node::{Child, Shape};
@@ -283,9 +283,10 @@ impl Check<'_> {
             match there.check(&record, options.read_percent > 0.0) {
                 Ok(lost) => {
                     self.report.backups_ok += u64::from(lost.is_empty());
-                    for (item, range, error) in lost {
+                    for imports::Lost { item, path, range, error } in lost {
                         let object = format!("{object} in {}", home.place);
                         self.blame(object, Some(id.to_string()), Some(item), range, &error);
+                        self.blame_path(path.as_deref());
                     }
                 }
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
@@ -315,9 +316,7 @@ impl Check<'_> {
         let Content::Image { size, root, .. } = &item.content else {
             for (path, (object, range, error)) in self.tree(item.root())? {
                 self.blame(object, whose.clone(), name.clone(), range, &error);
-                if let Some(damage) = self.report.damaged.last_mut() {
-                    damage.path = Some(path_text(&path));
-                }
+                self.blame_path(Some(&path));
             }
             return Ok(());
         };
@@ -417,6 +416,13 @@ impl Check<'_> {
             length: range.end - range.start,
             why: why.to_string(),
         });
+    }
+
+    /// Which file of a share the last damage hurts.
+    fn blame_path(&mut self, path: Option<&[u8]>) {
+        if let Some(damage) = self.report.damaged.last_mut() {
+            damage.path = path.map(path_text);
+        }
     }
 
     /// Damage that hurts no listed backup is damage all the same.

@@ -1,14 +1,16 @@
 //! Imported backups: is what they need still in their home, and is it what it should be?
 //!
-//! The map of each image is walked, and every pack that it names is looked for; with `--read-data` the bytes are read. A home that can't be reached
-//! is no damage: its backups are called unchecked. Nothing is written anywhere.
+//! The map of each image, and every directory of each share, is walked, and every pack that they name is looked for; with `--read-data` the bytes
+//! are read. A home that can't be reached is no damage: its backups are called unchecked. Nothing is written anywhere.
 
 use super::packs::is_damage;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
-use crate::format::record::{Content, Record};
+use crate::format::record::{Content, Record, Root};
+use crate::format::tree::{Content as Held, FileContent, Value};
 use crate::format::{PackId, ids::SealKind};
 use crate::image::bulk::{Sink, stream};
+use crate::image::tree::{Dir, Member, Tree};
 use crate::image::{Engine, Image, Map, Stretch};
 use crate::progress::Cancel;
 use crate::repo::names;
@@ -20,8 +22,31 @@ use tokio::runtime::Handle;
 /// Bytes that are read on all cores; if that fails, each chunk of them is tried.
 const STRIDE: u64 = 64 << 20;
 
-/// What an imported backup lost: of which image, where, and why.
-pub(super) type Lost = (String, Range<u64>, Error);
+/// So many entries of a directory are held at a time.
+const PAGE: usize = 256;
+
+/// What an imported backup lost: of which image or of which file of a share, where, and why.
+pub(super) struct Lost {
+    pub(super) item: String,
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) range: Range<u64>,
+    pub(super) error: Error,
+}
+
+/// What is looked at: an item, and if that is a share a path in it.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    item: &'a str,
+    path: Option<&'a [u8]>,
+}
+
+/// A directory that is being walked, and the entries of it that come next.
+struct Frame {
+    path: Vec<u8>,
+    dir: Dir,
+    next: u64,
+    page: std::vec::IntoIter<Member>,
+}
 
 /// One imported backup that is looked at in its home.
 pub(super) struct InHome<'a> {
@@ -41,18 +66,104 @@ impl<'a> InHome<'a> {
     /// What is lost of it. An error that is no damage, as that the home is away, is an error here.
     pub(super) fn check(mut self, record: &Record, read: bool) -> Result<Vec<Lost>> {
         for item in &record.items {
-            let (Content::Image { size: len, root, .. } | Content::Tree { bytes: len, root, .. }) =
-                item.content;
-            let map = Map { root, len };
-            match read {
-                true => self.read(&item.name, &Image::new(Arc::clone(&self.engine), map))?,
-                false => self.walk(&item.name, &map)?,
+            let spot = Spot { item: &item.name, path: None };
+            match item.content {
+                Content::Image { size, root, .. } => self.bytes(spot, Map { root, len: size }, read)?,
+                Content::Tree { root, .. } => self.tree(&item.name, root, read)?,
             }
         }
         Ok(self.lost)
     }
 
-    fn walk(&mut self, item: &str, map: &Map) -> Result<()> {
+    /// What a map leads to.
+    fn bytes(&mut self, spot: Spot<'_>, map: Map, read: bool) -> Result<()> {
+        match read {
+            true => self.read(spot, &Image::new(Arc::clone(&self.engine), map)),
+            false => self.walk(spot, &map),
+        }
+    }
+
+    fn tree(&mut self, item: &str, root: Root, read: bool) -> Result<()> {
+        let tree = Tree::new(Arc::clone(&self.engine), root);
+        let top = self.runtime.block_on(tree.top());
+        let Some(top) = self.or_blame(Spot { item, path: Some(b"") }, top)? else { return Ok(()) };
+        let mut frames: Vec<Frame> = self.member(item, Vec::new(), &top, read)?.into_iter().collect();
+        while let Some(frame) = frames.last_mut() {
+            self.cancel.check()?;
+            if let Some(member) = frame.page.next() {
+                let name = member.name();
+                let path =
+                    if frame.path.is_empty() { name.to_vec() } else { [&frame.path, &name[..]].join(&b'/') };
+                frames.extend(self.member(item, path, &member, read)?);
+                continue;
+            }
+            let page = self.runtime.block_on(frame.dir.page(frame.next, PAGE));
+            // What a lost node held is told by the directory's path.
+            let page = self.or_blame(Spot { item, path: Some(&frame.path) }, page)?.unwrap_or_default();
+            if page.is_empty() {
+                let _done = frames.pop();
+                continue;
+            }
+            frame.dir.expect_below(&page);
+            frame.next += page.len() as u64;
+            frame.page = page.into_iter();
+        }
+        Ok(())
+    }
+
+    /// One entry; a directory is to be walked next.
+    fn member(&mut self, item: &str, path: Vec<u8>, member: &Member, read: bool) -> Result<Option<Frame>> {
+        let spot = Spot { item, path: Some(&path) };
+        let attributes = self.runtime.block_on(member.attributes());
+        for attribute in self.or_blame(spot, attributes)?.iter().flat_map(|set| set.iter()) {
+            if let Value::Chunk { child, .. } = &attribute.value {
+                self.chunk(spot, child, 0..0, read)?;
+            }
+        }
+        match &member.entry().content {
+            Held::File(FileContent::Chunk { len, child }) => {
+                self.chunk(spot, child, 0..u64::from(*len), read)?;
+            }
+            Held::File(FileContent::Map { len, level, child, .. }) => {
+                let root = Root { id: child.id, place: child.place, level: *level, chunk_size: 0 };
+                self.bytes(spot, Map { root, len: *len }, read)?;
+            }
+            _ => {}
+        }
+        let dir = member.dir();
+        let dir = self.or_blame(spot, dir)?.flatten();
+        Ok(dir.map(|dir| Frame { path, dir, next: 0, page: Vec::new().into_iter() }))
+    }
+
+    /// A chunk by itself.
+    fn chunk(&mut self, spot: Spot<'_>, child: &Child, range: Range<u64>, read: bool) -> Result<()> {
+        if read {
+            let repository = Arc::clone(self.engine.repository()?);
+            let opened = self.runtime.block_on(repository.chunk(SealKind::Data, child.id, child.place));
+            return match opened {
+                Err(error) if is_damage(&error) => Ok(self.blame(spot, range, error)),
+                opened => opened.map(drop),
+            };
+        }
+        if let Some(error) = self.is_lost(child)? {
+            self.blame(spot, range, error);
+        }
+        Ok(())
+    }
+
+    /// What there is; nothing, and the blame, where it is damaged.
+    fn or_blame<T>(&mut self, spot: Spot<'_>, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is_damage(&error) => {
+                self.blame(spot, 0..0, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn walk(&mut self, spot: Spot<'_>, map: &Map) -> Result<()> {
         let mut at = 0;
         while at < map.len {
             self.cancel.check()?;
@@ -62,14 +173,14 @@ impl<'a> InHome<'a> {
                     for piece in leaf.pieces(at) {
                         let Some(child) = piece.child else { continue };
                         if let Some(error) = self.is_lost(&child)? {
-                            self.blame(item, piece.range, error);
+                            self.blame(spot, piece.range, error);
                         }
                     }
                     at = leaf.range.end;
                 }
                 // What the node covers is told by the node.
                 Err(error) if is_damage(&error) => {
-                    self.blame(item, at..map.len, error);
+                    self.blame(spot, at..map.len, error);
                     break;
                 }
                 Err(error) => return Err(error),
@@ -104,13 +215,13 @@ impl<'a> InHome<'a> {
         }
     }
 
-    fn read(&mut self, item: &str, image: &Image) -> Result<()> {
+    fn read(&mut self, spot: Spot<'_>, image: &Image) -> Result<()> {
         let mut at = 0;
         while at < image.len() {
             let stride = at..image.len().min(at + STRIDE);
             match stream(image, stride.clone(), self.cancel, &Nowhere) {
                 Ok(()) => {}
-                Err(error) if is_damage(&error) => self.read_by_chunks(item, image, stride.clone())?,
+                Err(error) if is_damage(&error) => self.read_by_chunks(spot, image, stride.clone())?,
                 Err(error) => return Err(error),
             }
             at = stride.end;
@@ -118,7 +229,7 @@ impl<'a> InHome<'a> {
         Ok(())
     }
 
-    fn read_by_chunks(&mut self, item: &str, image: &Image, range: Range<u64>) -> Result<()> {
+    fn read_by_chunks(&mut self, spot: Spot<'_>, image: &Image, range: Range<u64>) -> Result<()> {
         let chunk = image.chunk_len().max(4096);
         let mut at = range.start;
         while at < range.end {
@@ -127,7 +238,7 @@ impl<'a> InHome<'a> {
             // OK: no longer than a chunk.
             match self.runtime.block_on(image.read_aside(at, (here.end - at) as usize)) {
                 Ok(_) => {}
-                Err(error) if is_damage(&error) => self.blame(item, here.clone(), error),
+                Err(error) if is_damage(&error) => self.blame(spot, here.clone(), error),
                 Err(error) => return Err(error),
             }
             at = here.end;
@@ -135,10 +246,13 @@ impl<'a> InHome<'a> {
         Ok(())
     }
 
-    fn blame(&mut self, item: &str, range: Range<u64>, error: Error) {
+    fn blame(&mut self, spot: Spot<'_>, range: Range<u64>, error: Error) {
+        let (item, path) = (spot.item.to_owned(), spot.path.map(<[u8]>::to_vec));
         match self.lost.last_mut() {
-            Some((before, until, _)) if before == item && until.end == range.start => until.end = range.end,
-            _ => self.lost.push((item.to_owned(), range, error)),
+            Some(last) if last.item == item && last.path == path && last.range.end == range.start => {
+                last.range.end = range.end;
+            }
+            _ => self.lost.push(Lost { item, path, range, error }),
         }
     }
 }

@@ -150,7 +150,8 @@ def afterimage_writes(work, afterimage, command, states, restores_new_wrongly):
     for place, image in enumerate(states[:3]):
         path = write(f"{work}/image", image)
         afterimage.run("-r", native, "backup", path, "--name", "web01", "--time", f"2026-01-0{place + 1}T05:00:00Z")
-    for number, (compression, object_size) in enumerate(itertools.product(COMPRESSIONS, OBJECT_SIZES)):
+    # There is no bz2 of ours.
+    for number, (compression, object_size) in enumerate(itertools.product(["zlib", "zstd", "none"], OBJECT_SIZES)):
         base = f"{work}/ours-{number}"
         root = f"{base}/root"
         os.makedirs(root)

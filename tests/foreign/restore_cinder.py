@@ -8,7 +8,6 @@
 It is stricter than Cinder: digests are held to, and names that do not belong there are an error.
 """
 
-import bz2
 import hashlib
 import json
 import os
@@ -21,7 +20,6 @@ METADATA, HASHES = "_metadata", "_sha256file"
 DECODERS = {
     "none": lambda body: body,
     "zlib": zlib.decompress,
-    "bz2": bz2.decompress,
     # Refuses a frame that does not say how long its content is, as Cinder's module does.
     "zstd": lambda body: zstandard.ZstdDecompressor().decompress(body),
 }

@@ -96,7 +96,7 @@ fn a_volume_of_cinders_becomes_backups_of_ours_each_reading_only_what_changed() 
     assert!(made[0].stat("bytes_read") > 2 * MIB);
     for later in &made[1..] {
         assert!(later.stat("bytes_read") < 600_000, "{later:?}");
-        assert_eq!(later.0["parent"].is_string(), true);
+        assert!(later.0["parent"].is_string());
     }
     cloud.sand.assert_sound();
     // Once more makes nothing anew.

@@ -172,6 +172,40 @@ fn damage_at_home_is_named_by_check_here() {
 }
 
 #[test]
+fn an_imported_share_is_what_it_is_at_home_and_its_damage_is_named_by_path() {
+    let sand = Sandbox::with_repo();
+    let (share, other) = (sand.at("share"), sand.at("other"));
+    let _ = sand.done(&["-r", &other, "init"]);
+    std::fs::create_dir_all(format!("{share}/docs")).expect("make directories");
+    std::fs::write(format!("{share}/docs/small"), "small\n").expect("write a file");
+    std::fs::write(format!("{share}/docs/large"), mixed(9, 3 * MIB)).expect("write a file");
+    let _ = sand.done(&["backup", &share, "--name", "share"]);
+    let line = sand.done(&["record", "export", "share"]).text().to_owned();
+    let line = file(&sand, "line", line.as_bytes());
+    let there = |args: &[&str]| sand.run(&[&["-r", &other], args].concat());
+    let _ = there(&["record", "import", &line]).expect_code(0);
+    let got = there(&["cat", "share", "docs/large"]).expect_code(0).stdout;
+    assert_same_bytes(&got, &mixed(9, 3 * MIB), "docs/large");
+    let _ = there(&["restore", "share", &sand.at("back"), "--verify"]).expect_code(0);
+    assert_eq!(std::fs::read(sand.at("back/docs/small")).expect("read it"), b"small\n");
+    assert!(there(&["find", "sm*"]).expect_code(0).text().contains("docs/small"));
+    for read in [&["check"][..], &["check", "--read-data"][..]] {
+        let checked = there(&[&["--json"], read].concat()).expect_code(0).json();
+        assert_eq!((&checked["backups_ok"], &checked["damaged"]), (&1.into(), &Value::Array(Vec::new())));
+    }
+    let packs = files_under(&sand.repo().join("packs"));
+    let largest = packs.iter().max_by_key(|path| path.metadata().expect("a file").len()).expect("a pack");
+    std::fs::remove_file(largest).expect("lose it");
+    for read in [&["check"][..], &["check", "--read-data"][..]] {
+        let checked = there(&[&["--json"], read].concat()).expect_code(3).json();
+        let damaged = checked["damaged"].as_array().expect("a list");
+        assert!(damaged.iter().all(|one| one["path"] == "docs/large" && one["image"] == "tree"), "{checked}");
+        assert_eq!(damaged.iter().filter_map(|one| one["length"].as_u64()).sum::<u64>(), 3 * MIB as u64);
+    }
+    let _ = there(&["record", "import", &line, "--copy"]).expect_code(1).saying("only images are copied in");
+}
+
+#[test]
 fn copied_in_it_needs_its_home_no_more_and_is_sealed_anew() {
     let sites = Sites::open();
     sites.import();

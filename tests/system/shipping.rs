@@ -82,7 +82,7 @@ fn a_stranger_restores_fulls_and_increments_of_every_compression() {
     }
     let (sand, _) = with_container();
     let states = chain(&sand);
-    for (number, compression) in ["zlib", "bz2", "zstd", "none"].into_iter().enumerate() {
+    for (number, compression) in ["zlib", "zstd", "none"].into_iter().enumerate() {
         let sizes = [("1M", 4), ("1952K", 2)];
         for (size, objects) in sizes.into_iter().take(if number == 0 { 2 } else { 1 }) {
             let dir = sand.at(&format!("container-{number}-{size}"));
@@ -268,7 +268,7 @@ fn what_cant_be_written_there_is_refused_before_a_byte() {
         (2, &["--to", &to], "required"),
         (2, &["web01", "--to", &to, "--object-size", "1000"], "multiple of 32 KiB"),
         (2, &["web01", "--to", &to, "--object-size", "0"], "multiple of 32 KiB"),
-        (2, &["web01", "--to", &to, "--compression", "lz4"], "lz4"),
+        (2, &["web01", "--to", &to, "--compression", "bz2"], "bz2"),
         (1, &["web01", "--to", "cinder:s3://bucket"], "directories"),
         (1, &["web01", "--to", "cinder:/nowhere/at/all"], "no directory"),
         (1, &["nobody", "--to", &to], "no backup"),

@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn every_number_of_entries_comes_back_in_order() {
-        for count in [0, 1, 2, 100, 1000, 5000, 100_000] {
+        for count in [0, 1, 2, 100, 1000, 20_000] {
             let (mut kept, names) = (Kept::default(), names(count));
             let built = build(&mut kept, names.iter());
             let back = built.map_or(Vec::new(), |(top, _)| listed(&kept, &top));
@@ -278,14 +278,14 @@ mod tests {
 
     #[test]
     fn one_name_more_or_less_changes_a_node_of_each_level() {
-        let (mut kept, mut names) = (Kept::default(), names(100_000));
+        let (mut kept, mut names) = (Kept::default(), names(30_000));
         let before = build(&mut kept, names.iter());
         let nodes = kept.0.len();
-        names.insert(50_000, format!("{}x", names[49_999]));
+        names.insert(15_000, format!("{}x", names[14_999]));
         let _other = build(&mut kept, names.iter());
         let added = kept.0.len() - nodes;
         assert!(added <= 2 * 2 * 3, "{added} nodes");
-        let _gone = names.remove(50_000);
+        let _gone = names.remove(15_000);
         assert_eq!(build(&mut kept, names.iter()), before, "what was there before leaves no trace");
     }
 

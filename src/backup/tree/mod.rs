@@ -14,6 +14,7 @@ mod large;
 mod links;
 mod map;
 mod pipeline;
+mod taken;
 mod task;
 mod walk;
 mod worker;

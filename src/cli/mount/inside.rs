@@ -4,7 +4,7 @@
 
 use super::tree::{Dir, translate};
 use crate::error::Result;
-use crate::format::tree::{Attributes, Content, Entry as TreeEntry};
+use crate::format::tree::{Attribute, Attributes, Content, Entry as TreeEntry, Value};
 use crate::image::tree::Member;
 use crate::view::{Folder, Inside, Node, Share, View};
 use afterimage_mountd::error::Kind as MountKind;
@@ -107,24 +107,29 @@ impl Here {
     }
 
     pub(super) fn xattrs(&self) -> Answer<Vec<OsString>> {
-        self.member().then(|member| {
-            later(async move {
-                let all = member.attributes().await?;
-                Ok(all.iter().map(|one| OsString::from_vec(one.name.to_vec())).collect())
-            })
+        let names = |set: &[Attribute]| set.iter().map(|one| OsString::from_vec(one.name.to_vec())).collect();
+        self.member().then(move |member| match &member.entry().attributes {
+            Attributes::None => Answer::now(Vec::new()),
+            Attributes::Here(set) => Answer::now(names(set)),
+            Attributes::Node(_) => later(async move { Ok(names(&member.attributes().await?)) }),
         })
     }
 
     pub(super) fn xattr(&self, name: &OsStr) -> Answer<Bytes> {
         let name = name.as_bytes().to_owned();
+        let none = || Answer::fail(MountKind::NoAttribute, "no such attribute");
         self.member().then(move |member| {
-            if member.entry().attributes == Attributes::None {
-                return Answer::fail(MountKind::NoAttribute, "no such attribute");
+            let here = match &member.entry().attributes {
+                Attributes::None => return none(),
+                Attributes::Here(set) => Some(set.iter().find(|one| one.name == name)),
+                Attributes::Node(_) => None,
+            };
+            match here {
+                Some(None) => none(),
+                Some(Some(Attribute { value: Value::Here(bytes), .. })) => Answer::now(bytes.clone()),
+                _ => later(async move { member.attribute(&name).await })
+                    .then(move |value| value.map_or_else(none, Answer::now)),
             }
-            later(async move { member.attribute(&name).await }).then(|value| match value {
-                Some(value) => Answer::now(value),
-                None => Answer::fail(MountKind::NoAttribute, "no such attribute"),
-            })
         })
     }
 }

@@ -16,16 +16,15 @@
 //! Owners stand in the order in which the entries first need them, none twice and none in vain; entries in the order of their names.
 //! `short` is a length of one byte and so many bytes.
 
-use super::attributes::{self, Attributes, RawSet};
+use super::attributes::Attributes;
 use super::branch::Totals;
-use super::{Input, NextPlace, OUT_OF_ORDER, Referred, TreeNode, put_count, put_short};
+use super::table;
+use super::{Input, Referred, put_count, put_short};
 use crate::format::corrupt::within;
 use crate::format::ids::SealKind;
 use crate::format::node::Child;
 use crate::format::{Corrupt, limits, put_u16, put_u32, put_u64};
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 
 const HAS_SET: u8 = 1;
@@ -209,7 +208,7 @@ impl Entry {
 
     /// What it refers to.
     pub fn children(&self) -> Vec<Referred> {
-        children(std::slice::from_ref(self))
+        table::children(std::slice::from_ref(self))
     }
 
     fn kind(&self) -> u8 {
@@ -224,7 +223,7 @@ impl Entry {
         }
     }
 
-    fn child(&self) -> Option<Referred> {
+    pub(super) fn child(&self) -> Option<Referred> {
         let (kind, child) = match &self.content {
             Content::Directory(Some(below)) => (SealKind::Tree, below.child),
             Content::File(FileContent::Chunk { child, .. }) => (SealKind::Data, *child),
@@ -234,7 +233,7 @@ impl Entry {
         Some(Referred { kind, child })
     }
 
-    fn child_mut(&mut self) -> Option<&mut Child> {
+    pub(super) fn child_mut(&mut self) -> Option<&mut Child> {
         match &mut self.content {
             Content::Directory(Some(below)) => Some(&mut below.child),
             Content::File(FileContent::Chunk { child, .. } | FileContent::Map { child, .. }) => Some(child),
@@ -242,7 +241,7 @@ impl Entry {
         }
     }
 
-    fn put(&self, out: &mut Vec<u8>, owner: usize, set: Option<usize>) {
+    pub(super) fn put(&self, out: &mut Vec<u8>, owner: usize, set: Option<usize>) {
         put_short(out, &self.name);
         let flags = [(set.is_some(), HAS_SET), (self.link.is_some(), HAS_LINK), (self.changed, CHANGED)];
         let flags = flags.iter().filter(|(is, _)| *is).fold(0, |flags, (_, flag)| flags | flag);
@@ -260,7 +259,7 @@ impl Entry {
         self.content.put(out);
     }
 
-    fn parse(at: &mut Input<'_>) -> Result<Raw, Corrupt> {
+    pub(super) fn parse(at: &mut Input<'_>) -> Result<Raw, Corrupt> {
         let name = at.short()?;
         let (kind, flags, mode, owner) = (at.u8()?, at.u8()?, at.u16()?, at.u16()?);
         if flags & !(HAS_SET | HAS_LINK | CHANGED) != 0 {
@@ -408,14 +407,14 @@ impl FileContent {
 }
 
 impl Owner {
-    fn put(&self, out: &mut Vec<u8>) {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         put_u32(out, self.uid);
         put_u32(out, self.gid);
         put_short(out, &self.user);
         put_short(out, &self.group);
     }
 
-    fn parse(at: &mut Input<'_>) -> Result<Owner, Corrupt> {
+    pub(super) fn parse(at: &mut Input<'_>) -> Result<Owner, Corrupt> {
         Ok(Owner { uid: at.u32()?, gid: at.u32()?, user: at.short()?, group: at.short()? })
     }
 }
@@ -432,170 +431,10 @@ pub(super) fn judge_name(name: &[u8]) -> Result<(), Corrupt> {
 }
 
 const NO_NAME: Corrupt = Corrupt::Field { what: "name of a file", wanted: "a name without / and NUL" };
-pub(super) const OUT_OF_TURN: Corrupt =
-    Corrupt::Field { what: "table of a tree node", wanted: "in the order of use, nothing twice or in vain" };
-
-/// Numbers things in the order in which they first come.
-struct Numbered<T> {
-    all: Vec<T>,
-    numbers: HashMap<T, usize>,
-}
-
-impl<T: Clone + Eq + Hash> Numbered<T> {
-    fn new() -> Numbered<T> {
-        Numbered { all: Vec::new(), numbers: HashMap::new() }
-    }
-
-    fn number(&mut self, one: T) -> usize {
-        let next = self.all.len();
-        let number = *self.numbers.entry(one.clone()).or_insert(next);
-        if number == next {
-            self.all.push(one);
-        }
-        number
-    }
-}
-
-/// Owners, sets of attributes, entries.
-pub(super) fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
-    let (mut owners, mut sets) = (Numbered::new(), Numbered::new());
-    let numbers: Vec<(usize, Option<usize>)> = entries
-        .iter()
-        .map(|entry| (owners.number(&*entry.owner), set_of(entry).map(|set| sets.number(set))))
-        .collect();
-    put_count(out, owners.all.len());
-    owners.all.iter().for_each(|owner| owner.put(out));
-    let sets: Vec<&Attributes> = sets.all.iter().map(|set| set.0).collect();
-    attributes::put_sets(out, &sets);
-    put_count(out, entries.len());
-    for (entry, (owner, set)) in entries.iter().zip(numbers) {
-        entry.put(out, owner, set);
-    }
-}
-
-pub(super) fn children(entries: &[Entry]) -> Vec<Referred> {
-    let mut sets = Numbered::new();
-    for set in entries.iter().filter_map(set_of) {
-        let _number = sets.number(set);
-    }
-    let of_sets = sets.all.iter().flat_map(|set| attributes::set_children(set.0));
-    of_sets.chain(entries.iter().filter_map(Entry::child)).collect()
-}
-
-/// A set of attributes, told from others by what it says.
-#[derive(Clone, Copy)]
-struct SetKey<'a>(&'a Attributes);
-
-fn set_of(entry: &Entry) -> Option<SetKey<'_>> {
-    (entry.attributes != Attributes::None).then_some(SetKey(&entry.attributes))
-}
-
-impl SetKey<'_> {
-    /// What the set says, without places.
-    fn canon(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        attributes::put_sets(&mut out, &[self.0]);
-        out
-    }
-}
-
-impl PartialEq for SetKey<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0) || self.canon() == other.canon()
-    }
-}
-
-impl Eq for SetKey<'_> {}
-
-impl Hash for SetKey<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.canon().hash(state);
-    }
-}
 
 /// An entry whose tables and places are not looked up yet.
-struct Raw {
-    entry: Entry,
-    owner: u16,
-    set: Option<u16>,
-}
-
-/// Entries and their tables, before places were read.
-pub(super) struct Entries {
-    owners: Vec<Owner>,
-    sets: Vec<RawSet>,
-    rows: Vec<Raw>,
-}
-
-impl Entries {
-    pub(super) fn parse(at: &mut Input<'_>) -> Result<Entries, Corrupt> {
-        let count = at.count("rows of a tree node", limits::TREE_ROWS_MAX)?;
-        let owners = (0..count).map(|_| Owner::parse(at)).collect::<Result<Vec<_>, _>>()?;
-        let sets = attributes::parse_sets(at)?;
-        let count = at.count("rows of a tree node", limits::TREE_ROWS_MAX)?;
-        let rows = (0..count).map(|_| Entry::parse(at)).collect::<Result<Vec<_>, _>>()?;
-        let entries = Entries { owners, sets, rows };
-        entries.judge_tables()?;
-        Ok(entries)
-    }
-
-    fn judge_tables(&self) -> Result<(), Corrupt> {
-        in_turn(self.rows.iter().map(|row| row.owner), self.owners.len())?;
-        in_turn(self.rows.iter().filter_map(|row| row.set), self.sets.len())?;
-        let mut seen = HashSet::new();
-        if self.owners.iter().all(|owner| seen.insert(owner)) { Ok(()) } else { Err(OUT_OF_TURN) }
-    }
-
-    pub(super) fn judge_names(&self) -> Result<(), Corrupt> {
-        self.rows.iter().try_for_each(|row| judge_name(&row.entry.name))?;
-        let ascending = self.rows.is_sorted_by(|one, next| one.entry.name < next.entry.name);
-        if ascending { Ok(()) } else { Err(OUT_OF_ORDER) }
-    }
-
-    /// The top has one entry, a directory without a name.
-    pub(super) fn judge_top(&self) -> Result<(), Corrupt> {
-        match self.rows.as_slice() {
-            [Raw { entry, .. }] if entry.name.is_empty() && entry.is_directory() => Ok(()),
-            _ => Err(Corrupt::Field { what: "top of a tree", wanted: "one directory without a name" }),
-        }
-    }
-
-    /// The entries, with owners, attributes and places.
-    pub(super) fn placed(self, places: &mut NextPlace<'_>) -> Result<Vec<Entry>, Corrupt> {
-        let owners: Vec<Arc<Owner>> = self.owners.into_iter().map(Arc::new).collect();
-        let sets = self.sets.into_iter().map(|set| set.placed(places)).collect::<Result<Vec<_>, _>>()?;
-        let mut seen = HashSet::new();
-        if !sets.iter().all(|set| seen.insert(SetKey(set))) {
-            return Err(OUT_OF_TURN);
-        }
-        let finish = |raw: Raw| {
-            let mut entry = raw.entry;
-            entry.owner = owners.get(usize::from(raw.owner)).cloned().ok_or(OUT_OF_TURN)?;
-            if let Some(set) = raw.set {
-                entry.attributes = sets.get(usize::from(set)).cloned().ok_or(OUT_OF_TURN)?;
-            }
-            if let Some(child) = entry.child_mut() {
-                places.give(child)?;
-            }
-            Ok(entry)
-        };
-        self.rows.into_iter().map(finish).collect()
-    }
-
-    pub(super) fn placed_top(self, places: &mut NextPlace<'_>) -> Result<TreeNode, Corrupt> {
-        let mut entries = self.placed(places)?;
-        entries.pop().map(TreeNode::Top).ok_or(Corrupt::EmptyEntry)
-    }
-}
-
-/// Numbers into a table of `len` come in the order of the table, and all are used.
-fn in_turn(numbers: impl Iterator<Item = u16>, len: usize) -> Result<(), Corrupt> {
-    let mut next = 0usize;
-    for number in numbers.map(usize::from) {
-        if number > next {
-            return Err(OUT_OF_TURN);
-        }
-        next = next.max(number.saturating_add(1));
-    }
-    if next == len { Ok(()) } else { Err(OUT_OF_TURN) }
+pub(super) struct Raw {
+    pub(super) entry: Entry,
+    pub(super) owner: u16,
+    pub(super) set: Option<u16>,
 }

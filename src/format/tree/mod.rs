@@ -18,6 +18,7 @@ mod attributes;
 mod branch;
 mod entry;
 mod sightings;
+mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -76,8 +77,8 @@ impl TreeNode {
         };
         let mut out = vec![TREE_VERSION, sort, level, 0];
         match self {
-            TreeNode::Top(entry) => entry::put_entries(&mut out, std::slice::from_ref(entry)),
-            TreeNode::Leaf(entries) => entry::put_entries(&mut out, entries),
+            TreeNode::Top(entry) => table::put_entries(&mut out, std::slice::from_ref(entry)),
+            TreeNode::Leaf(entries) => table::put_entries(&mut out, entries),
             TreeNode::Branch { below, .. } => {
                 put_count(&mut out, below.len());
                 below.iter().for_each(|below| below.put(&mut out));
@@ -98,8 +99,8 @@ impl TreeNode {
     /// What the node refers to, in the order of their ids in it.
     pub fn children(&self) -> Vec<Referred> {
         match self {
-            TreeNode::Top(entry) => entry::children(std::slice::from_ref(entry)),
-            TreeNode::Leaf(entries) => entry::children(entries),
+            TreeNode::Top(entry) => table::children(std::slice::from_ref(entry)),
+            TreeNode::Leaf(entries) => table::children(entries),
             TreeNode::Branch { below, .. } => below.iter().map(|below| tree(below.child)).collect(),
             TreeNode::Attributes(set) => attributes::children(set).collect(),
             TreeNode::Sightings(sightings) => sightings.children().collect(),
@@ -120,7 +121,7 @@ impl TreeNode {
         }
         match (sort, level) {
             (0, 0) => {
-                let entries = entry::Entries::parse(&mut at)?;
+                let entries = table::Entries::parse(&mut at)?;
                 entries.judge_names()?;
                 at.finish(entries, |entries, places| entries.placed(places).map(TreeNode::Leaf))
             }
@@ -131,7 +132,7 @@ impl TreeNode {
                 })
             }
             (1, _) => {
-                let entries = entry::Entries::parse(&mut at)?;
+                let entries = table::Entries::parse(&mut at)?;
                 entries.judge_top()?;
                 at.finish(entries, |entries, places| entries.placed_top(places))
             }

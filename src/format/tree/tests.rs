@@ -282,7 +282,7 @@ fn x2_tables_in_vain_or_twice_are_refused() {
     let refused = |at: usize, byte: u8| {
         let mut bytes = bytes.to_vec();
         bytes[at] = byte;
-        TreeNode::parse(&bytes.into()) == Err(entry::OUT_OF_TURN)
+        TreeNode::parse(&bytes.into()) == Err(table::OUT_OF_TURN)
     };
     // header 4, count 2, owners of 10 bytes each: the second one becomes equal to the first.
     assert!(refused(16, 7));

@@ -2,25 +2,22 @@
 //!
 //! ```text
 //! zlib   78 9c, each piece deflated up to a byte boundary, an empty last block, the Adler-32 of all
-//! bz2    one stream behind the other
 //! zstd   one frame that says how long its content is: made as a whole, by the library's own threads
 //! none   the bytes
 //! ```
 
 use super::folder::Out;
-use super::pieces::PIECE;
 use crate::error::{Context, Error, Kind, Result};
 use crate::foreign::cinder::document::metadata::Compression;
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use zlib_rs::{Deflate, DeflateFlush};
 
-/// Cinder's own level of zlib, and that of its bz2 and zstd.
+/// Cinder's own level of zlib, and that of its zstd.
 const ZLIB_LEVEL: i32 = 6;
 const WINDOW_BITS: u8 = 15;
 /// More than a piece ever grows by.
 const ROOM: usize = 1024;
-const BZ2_LEVEL: u32 = 9;
 const ZSTD_LEVEL: i32 = 3;
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
 /// A last block of fixed codes with nothing in it.
@@ -36,29 +33,27 @@ pub(super) struct Encoded {
     adler: Adler,
 }
 
-/// How a piece is compressed.
-type Make = fn(&[u8]) -> Result<Encoded>;
-
 /// Compresses one piece.
 pub(super) fn piece(compression: Compression, bytes: &[u8], is_plain_zero: bool) -> Result<Encoded> {
-    static ZERO_PIECES: [OnceLock<Encoded>; 2] = [const { OnceLock::new() }; 2];
-    let (make, kept) = match compression {
-        Compression::Zlib | Compression::Gzip => (deflated as Make, &ZERO_PIECES[0]),
-        Compression::Bz2 | Compression::Bzip2 => (bzipped as Make, &ZERO_PIECES[1]),
-        Compression::Zstd | Compression::None => {
-            return Ok(Encoded { bytes: None, adler: Adler::default() });
-        }
-    };
-    match kept.get().filter(|_| is_plain_zero) {
+    static ZEROS: OnceLock<Encoded> = OnceLock::new();
+    if !is_zlib(compression) {
+        return Ok(Encoded { bytes: None, adler: Adler::default() });
+    }
+    if !is_plain_zero {
+        return deflated(bytes);
+    }
+    match ZEROS.get() {
         Some(Encoded { bytes, adler }) => Ok(Encoded { bytes: bytes.clone(), adler: *adler }),
         None => {
-            let encoded = make(bytes)?;
-            if is_plain_zero && bytes.len() == PIECE {
-                let _same = kept.set(Encoded { bytes: encoded.bytes.clone(), adler: encoded.adler });
-            }
+            let encoded = deflated(bytes)?;
+            let _same = ZEROS.set(Encoded { bytes: encoded.bytes.clone(), adler: encoded.adler });
             Ok(encoded)
         }
     }
+}
+
+fn is_zlib(compression: Compression) -> bool {
+    matches!(compression, Compression::Zlib | Compression::Gzip)
 }
 
 fn deflated(bytes: &[u8]) -> Result<Encoded> {
@@ -73,13 +68,6 @@ fn deflated(bytes: &[u8]) -> Result<Encoded> {
     out.truncate(len);
     out.shrink_to_fit();
     Ok(Encoded { bytes: Some(Arc::new(out)), adler: Adler::of(bytes) })
-}
-
-fn bzipped(bytes: &[u8]) -> Result<Encoded> {
-    let mut to = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::new(BZ2_LEVEL));
-    to.write_all(bytes).context(|| "compress a piece")?;
-    let bytes = to.finish().context(|| "compress a piece")?;
-    Ok(Encoded { bytes: Some(Arc::new(bytes)), adler: Adler::default() })
 }
 
 /// A stream that is put together.
@@ -105,7 +93,7 @@ impl<'a> Stream<'a> {
                 Ok(Stream::Frame(frame))
             }
             other => {
-                let zlib = matches!(other, Compression::Zlib | Compression::Gzip);
+                let zlib = is_zlib(other);
                 if zlib {
                     out.write_all(&ZLIB_HEADER).context(what)?;
                 }

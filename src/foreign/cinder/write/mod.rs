@@ -36,7 +36,7 @@ pub const OBJECT_SIZE: u64 = 61_035 * BLOCK;
 /// How a container is written.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How objects are compressed; one that would not get smaller is not.
+    /// How objects are compressed, in one of the ways that are written (zlib, zstd, none); one that would not get smaller is not.
     pub compression: Compression,
     /// How long they are at most: a multiple of [`BLOCK`].
     pub object_size: u64,
