@@ -9,9 +9,9 @@ use crate::{BOTH, Language};
 fn container(language: Language) -> (std::sync::Arc<Cloud>, Sandbox, Vec<u8>) {
     let ours = Sandbox::with_repo();
     let disk = file(&ours, "disk", &mixed(11, 3 * MIB));
-    let _ = ours.backup("web01", &[&disk]);
+    let _ = ours.backup_with("web01", &[&disk], &["--time", "2026-11-01T00:00:00Z"]);
     overwrite(&disk, MIB, b"changed since");
-    let _ = ours.backup("web01", &[&disk]);
+    let _ = ours.backup_with("web01", &[&disk], &["--time", "2026-11-02T00:00:00Z"]);
     let dir = ours.root().join("container");
     std::fs::create_dir(&dir).expect("make a directory");
     let _ = ours.done(&["export", "--to", &format!("cinder:{}", ours.at("container")), "web01", "--chain"]);
