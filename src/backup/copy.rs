@@ -137,6 +137,20 @@ impl Source for ImageSource {
     }
 }
 
+/// What lies before, between and behind these ranges, up to `len`: where ranges are what differs, it is what an [`ImageSource`] calls the same.
+pub fn between(ranges: &[Range<u64>], len: u64) -> Vec<Range<u64>> {
+    let mut at = 0;
+    let mut gaps = Vec::new();
+    for range in ranges.iter().cloned().chain(std::iter::once(len..len)) {
+        let gap = at..range.start.min(len);
+        if !gap.is_empty() {
+            gaps.push(gap);
+        }
+        at = range.end.max(at);
+    }
+    gaps
+}
+
 /// Holds a copied item to what its original says of it.
 pub(super) fn judge(original: &Record, copy: &Item) -> Result<()> {
     let facts = |item: &Item| match &item.content {
@@ -173,5 +187,18 @@ pub(super) fn take_over(original: &Record, copy: &mut Record) {
         {
             *sha256 = sha256.take().or_else(|| known.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_changes_is_the_same() {
+        assert_eq!(between(&[], 10), vec![0..10]);
+        assert_eq!(between(&[0..2, 5..7], 10), [2..5, 7..10]);
+        assert_eq!(between(&[4..20, 30..31], 10), vec![0..4]);
+        assert_eq!(between(&[0..5, 5..10], 10), []);
     }
 }

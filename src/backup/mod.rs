@@ -16,5 +16,5 @@ mod same;
 pub mod tree;
 
 pub use builder::MapBuilder;
-pub use copy::ImageSource;
+pub use copy::{ImageSource, between};
 pub use plan::{Input, ItemSource, Job, Parent, run};

@@ -14,6 +14,7 @@ use crate::format::{BackupId, limits};
 use crate::image::tree::Tree;
 use crate::image::{Engine, Image, Map};
 use crate::progress::{Cancel, Progress};
+use crate::repo::Repository;
 use crate::repo::writer::Writer;
 use crate::seal::random;
 use crate::source::directory::Directory;
@@ -192,8 +193,7 @@ pub fn run(
     runtime.block_on(repository.publish_backup(&record, &named))?;
     if job.copy_of.is_some() {
         record = runtime.block_on(repository.record(record.id))?;
-        // It lies here now, whatever was imported before.
-        runtime.block_on(repository.forget_import(record.id))?;
+        forget_import(repository, runtime, record.id);
     }
     tidy(engine, runtime);
     Ok(record)
@@ -208,6 +208,19 @@ fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
     });
     if let Err(error) = done {
         tracing::warn!("merge small objects: {error}; the backup itself is complete");
+    }
+}
+
+/// A copy lies here now, whatever was imported before. Credentials may not delete, so nothing is deleted that is not there.
+fn forget_import(repository: &Repository, runtime: &Handle, id: BackupId) {
+    let forgotten = runtime.block_on(async {
+        match repository.import_ids().await?.contains(&id) {
+            true => repository.forget_import(id).await,
+            false => Ok(()),
+        }
+    });
+    if let Err(error) = forgotten {
+        tracing::warn!("forget what was imported of {id}: {error}; the copy itself is complete");
     }
 }
 

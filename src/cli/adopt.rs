@@ -7,7 +7,7 @@ use super::args::Backup;
 use super::backup::split_tag;
 use super::context::Context;
 use super::{locations, units};
-use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
+use crate::backup::{ImageSource, ItemSource, Job, Parent, between, run as back_up};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::foreign::cinder::Container;
 use crate::foreign::cinder::document::Uuid;
@@ -248,20 +248,6 @@ fn parent(
     Ok(Some((id, between(&changed, image.len().min(before.len())))))
 }
 
-/// What lies between these ranges, up to `len`.
-fn between(ranges: &[Range<u64>], len: u64) -> Vec<Range<u64>> {
-    let mut at = 0;
-    let mut gaps = Vec::new();
-    for range in ranges.iter().cloned().chain(std::iter::once(len..len)) {
-        let gap = at..range.start.min(len);
-        if !gap.is_empty() {
-            gaps.push(gap);
-        }
-        at = range.end.max(at);
-    }
-    gaps
-}
-
 /// People get the ids on standard output, for scripts, and the rest beside it.
 pub(super) fn page(context: &Context, made: &[(Record, bool)]) -> String {
     for (record, new) in made {
@@ -282,14 +268,6 @@ pub(super) fn page(context: &Context, made: &[(Record, bool)]) -> String {
 mod tests {
     use super::*;
     use crate::format::record::tests::sample;
-
-    #[test]
-    fn what_lies_between_changes_is_the_same() {
-        assert_eq!(between(&[], 10), vec![0..10]);
-        assert_eq!(between(&[0..2, 5..7], 10), [2..5, 7..10]);
-        assert_eq!(between(&[4..20, 30..31], 10), vec![0..4]);
-        assert_eq!(between(&[0..5, 5..10], 10), []);
-    }
 
     #[test]
     fn parents_come_before_what_adds_to_them_whatever_their_times() {

@@ -3,6 +3,7 @@
 use super::args::Cat;
 use super::context::Context;
 use crate::error::{Error, Kind, Result};
+use crate::format::record::Content;
 use crate::image::bulk::{Ordered, stream_in_order};
 use crate::image::tree::Tree;
 use crate::image::{Image, Part};
@@ -20,19 +21,21 @@ static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
     let library = context.library()?;
     let (record, item) = context.item(&*library, &args.backup)?;
-    let tree = Tree::of(&library.engine().of_backup(record.id), &item);
-    match (tree, args.path.as_deref()) {
-        (Some(tree), Some(path)) => file(context, args, &tree, path),
-        (None, None) => {
-            let (_, _, image) = context.image(&*library, &args.backup)?;
+    match (item.content, args.path.as_deref()) {
+        (Content::Tree { root, .. }, Some(path)) => {
+            let tree = Tree::new(library.engine().of_backup(record.id), root);
+            file(context, args, &tree, path)
+        }
+        (Content::Image { size, root, .. }, None) => {
+            let image = library.open(record.id, &root, size);
             let range = range(args, image.len(), "image")?;
             write_image(context, &image, range)
         }
-        (Some(_), None) => {
+        (Content::Tree { .. }, None) => {
             let words = format!("{} is a tree of files", args.backup);
             Err(Error::new(Kind::Usage, words).hint("name the file in it: afterimage cat BACKUP PATH"))
         }
-        (None, Some(_)) => {
+        (Content::Image { .. }, Some(_)) => {
             let words = format!("{} is an image; files inside of images can't be named yet", args.backup);
             Err(Error::new(Kind::Unsupported, words).hint("leave the path out: afterimage cat BACKUP"))
         }

@@ -5,10 +5,10 @@ use super::{locations, password, units};
 use crate::error::{Error, Kind, Result};
 use crate::foreign::cinder::Container;
 use crate::format::RepositoryId;
-use crate::format::record::{Content, Item, Record};
+use crate::format::record::{Item, Record};
 use crate::image::disk::Disk;
 use crate::image::library::Ours;
-use crate::image::{Engine, Image, Library};
+use crate::image::{Engine, Library};
 use crate::progress::{Cancel, Progress};
 use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
@@ -203,16 +203,6 @@ impl Context {
         }
         let item = choose_item(&record, reference.item.as_deref())?.clone();
         Ok((record, item))
-    }
-
-    /// The backup and the image that a reference means.
-    pub(super) fn image(&self, library: &dyn Library, text: &str) -> Result<(Record, Item, Image)> {
-        let (record, item) = self.item(library, text)?;
-        let Content::Image { size, root, .. } = item.content else {
-            return Err(Error::new(Kind::Unsupported, format!("{text} is a tree, not an image")));
-        };
-        let image = library.open(record.id, &root, size);
-        Ok((record, item, image))
     }
 
     /// Says something to a person; machines and the quiet don't hear it.

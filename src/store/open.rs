@@ -53,12 +53,7 @@ pub fn open_foreign(place: impl AsRef<OsStr>) -> Result<Opened> {
     let Opened { store, local } = match find(place.as_ref())? {
         Where::Directory(path) => LocalStore::open_foreign(path).map(layered)?,
         #[cfg(feature = "remote")]
-        Where::Far(place) => {
-            let words = format!("open {place}: what others wrote is read from directories only");
-            return Err(
-                Error::new(Kind::Unsupported, words).hint("copy it to a directory, or mount it as one")
-            );
-        }
+        Where::Far(place) => layered_for_a_network(Remote::open(place, &Env::of_this_process())?.foreign()),
     };
     Ok(Opened { store: Arc::new(ReadOnly::new(store)), local })
 }
@@ -139,12 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_read_from_directories() {
+    fn what_others_wrote_is_opened_where_we_know_how() {
         let dir = tempfile::tempdir().unwrap();
         assert!(open_foreign(dir.path()).unwrap().local.is_some());
-        for place in ["s3://bucket/prefix", "gcs://bucket"] {
-            assert_eq!(open_foreign(place).err().unwrap().kind(), Kind::Unsupported, "{place}");
-        }
+        assert_eq!(open_foreign("gcs://bucket").err().unwrap().kind(), Kind::Unsupported);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** nothing is written to the repository that is read.
 
-use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
+use crate::backup::{ImageSource, ItemSource, Job, Parent, between, run as back_up};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::BackupId;
 use crate::format::record::{Content, Item, Record};
@@ -218,19 +218,6 @@ async fn same(image: &Image, before: &Image) -> Result<Vec<Range<u64>>> {
     Ok(between(&differs, image.len()))
 }
 
-/// What lies before, between and behind ranges.
-fn between(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
-    let mut at = 0;
-    let mut between = Vec::with_capacity(ranges.len() + 1);
-    for range in ranges.iter().chain(std::iter::once(&(end..end))) {
-        if at < range.start {
-            between.push(at..range.start);
-        }
-        at = range.end;
-    }
-    between
-}
-
 fn named<'a>(record: &'a Record, item: &str) -> Option<&'a Item> {
     record.items.iter().find(|there| there.name == item)
 }
@@ -239,19 +226,5 @@ fn map_of(item: &Item) -> Option<Map> {
     match item.content {
         Content::Image { size, root, .. } => Some(Map { root, len: size }),
         Content::Tree { .. } => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_differ_is_the_same() {
-        assert_eq!(between(&[], 0), []);
-        assert_eq!(between(&[], 9), [0..9]);
-        assert_eq!(between(&[0..9], 9), []);
-        assert_eq!(between(&[0..2, 4..5], 9), [2..4, 5..9]);
-        assert_eq!(between(&[1..2, 8..9], 9), [0..1, 2..8]);
     }
 }

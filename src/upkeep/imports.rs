@@ -141,7 +141,10 @@ impl<'a> InHome<'a> {
             let repository = Arc::clone(self.engine.repository()?);
             let opened = self.runtime.block_on(repository.chunk(SealKind::Data, child.id, child.place));
             return match opened {
-                Err(error) if is_damage(&error) => Ok(self.blame(spot, range, error)),
+                Err(error) if is_damage(&error) => {
+                    self.blame(spot, range, error);
+                    Ok(())
+                }
                 opened => opened.map(drop),
             };
         }

@@ -171,7 +171,7 @@ fn stats_say_what_was_read_in_words_json_and_for_prometheus() {
         let stats = mounted.stats();
         // A kernel that is short of memory asks for a page twice.
         let read = stats["mount"]["read_bytes"].as_u64().expect("a number");
-        assert!((4 * MIB as u64..5 * MIB as u64).contains(&read), "{stats}");
+        assert!((4 * MIB..5 * MIB).contains(&read), "{stats}");
         assert!(stats["operations"]["read"]["count"].as_u64() > Some(0), "{stats}");
         assert!(stats["image"]["ahead_used_bytes"].as_u64() > Some(0), "{stats}");
         let words = sand.done(&["stats", "mnt"]);

@@ -12,6 +12,7 @@ mod cloud;
 #[path = "../mount/world.rs"]
 mod world;
 
+mod cinder;
 mod flows;
 mod mounted;
 mod requests;

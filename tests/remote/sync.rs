@@ -72,6 +72,7 @@ fn a_copy_goes_to_a_service_and_back_and_to_other_chunk_sizes_and_passwords() {
         let source = file(&from, "disk", &mixed(2, 5 * MIB + 12_345));
         let record = from.backup("web01", &[&source]);
         let cloud = Cloud::start();
+        cloud.refuse_deletes();
         let site = Site::new(&language.place("second"), &language.env(&cloud), &["--chunk-size", "64K"]);
         assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
         assert!(

@@ -200,7 +200,7 @@ fn an_imported_share_is_what_it_is_at_home_and_its_damage_is_named_by_path() {
         let checked = there(&[&["--json"], read].concat()).expect_code(3).json();
         let damaged = checked["damaged"].as_array().expect("a list");
         assert!(damaged.iter().all(|one| one["path"] == "docs/large" && one["image"] == "tree"), "{checked}");
-        assert_eq!(damaged.iter().filter_map(|one| one["length"].as_u64()).sum::<u64>(), 3 * MIB as u64);
+        assert_eq!(damaged.iter().filter_map(|one| one["length"].as_u64()).sum::<u64>(), 3 * MIB);
     }
     let _ = there(&["record", "import", &line, "--copy"]).expect_code(1).saying("only images are copied in");
 }

@@ -2,7 +2,7 @@
 
 use super::place::Scheme;
 use super::wire::{Call, Wants};
-use super::{Remote, stat_of};
+use super::{Naming, Remote, stat_of};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Listed, Name};
 use futures_core::Stream;
@@ -41,11 +41,12 @@ impl Remote {
             return Ok(Vec::new());
         }
         let doing = self.doing("list", under);
+        let naming = self.naming;
         let list = |operator: Operator, call: Arc<Call>| {
             let start_after = after.map(Name::to_string);
             let options = options::ListOptions { start_after, recursive: true, ..Default::default() };
             let under = under.to_owned();
-            async move { gather(operator.lister_options(&under, options).await?, &under, &call).await }
+            async move { gather(operator.lister_options(&under, options).await?, &under, naming, &call).await }
         };
         let wants = Wants { ends_with_a_page: self.place.scheme == Scheme::Swift, ..Wants::default() };
         let (listed, is_end) = self.ask(&doing, wants, list).await?;
@@ -66,7 +67,12 @@ impl Remote {
 }
 
 /// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
-async fn gather(mut lister: Lister, under: &str, call: &Call) -> opendal::Result<(Vec<Listed>, bool)> {
+async fn gather(
+    mut lister: Lister,
+    under: &str,
+    naming: Naming,
+    call: &Call,
+) -> opendal::Result<(Vec<Listed>, bool)> {
     let mut listed = Vec::new();
     while listed.len() < NAMES_MAX {
         let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
@@ -74,7 +80,7 @@ async fn gather(mut lister: Lister, under: &str, call: &Call) -> opendal::Result
         let _before = call.names.fetch_add(1, Relaxed);
         if metadata.is_file()
             && path.starts_with(under)
-            && let Ok(name) = Name::parse(&path)
+            && let Ok(name) = naming(&path)
         {
             listed.push(Listed { name, stat: stat_of(&metadata) });
         }

@@ -43,11 +43,15 @@ use words::{Doing, failure};
 /// How many calls a service gets at once, before anything is known of it.
 pub(super) const CALLS_AT_ONCE: usize = 16;
 
+type Naming = fn(&str) -> Result<Name>;
+
 /// A store in a bucket or container.
 pub(super) struct Remote {
     place: Place,
     client: reqwest::Client,
     door: Door,
+    /// Which of the objects are ours, by their names.
+    naming: Naming,
     /// Whether the service can create and never replace.
     creates_only: AtomicBool,
     /// The folder that was listed last to its end, and the name that it ended with: services need no question more for that.
@@ -97,7 +101,13 @@ impl Remote {
                 (Door::Swift(Login::new(&place, env, client.clone())?), client)
             }
         };
-        Ok(Remote { place, client, door, creates_only: AtomicBool::new(true), end: Mutex::new(None) })
+        let (naming, creates_only) = (Name::parse as Naming, AtomicBool::new(true));
+        Ok(Remote { place, client, door, naming, creates_only, end: Mutex::new(None) })
+    }
+
+    /// The same, filled by somebody else with names of their own. It is for reading: wrap it in `store::ReadOnly`.
+    pub(super) fn foreign(self) -> Remote {
+        Remote { naming: Name::foreign, ..self }
     }
 
     async fn way(&self) -> Result<Way> {
