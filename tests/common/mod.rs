@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -313,6 +313,7 @@ pub(crate) struct Running {
     call: String,
     reaped: bool,
     child: Child,
+    said: Arc<Mutex<Vec<u8>>>,
     stdout: Option<thread::JoinHandle<Vec<u8>>>,
     stderr: Option<thread::JoinHandle<Vec<u8>>>,
 }
@@ -324,14 +325,21 @@ impl Running {
         let call = call[call.find("\"").unwrap_or(0)..].to_string();
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the command");
-        let stdout = child.stdout.take().map(collect);
-        let stderr = child.stderr.take().map(collect);
-        Running { call, reaped: false, child, stdout, stderr }
+        let said = Arc::default();
+        let stdout = child.stdout.take().map(|from| collect(from, Arc::clone(&said)));
+        let stderr = child.stderr.take().map(|from| collect(from, Arc::default()));
+        Running { call, reaped: false, child, said, stdout, stderr }
     }
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has printed this line.
+    pub(crate) fn has_said(&self, line: &str) -> bool {
+        let said = self.said.lock().expect("what it said");
+        said.split(|byte| *byte == b'\n').any(|said| said == line.as_bytes())
     }
 
     /// Kills it, as a power cut would.
@@ -395,11 +403,13 @@ fn finish(call: String, status: ExitStatus, stdout: Collector, stderr: Collector
     output
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+fn collect(mut from: impl Read + Send + 'static, said: Arc<Mutex<Vec<u8>>>) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
-        let mut all = Vec::new();
-        let _ = from.read_to_end(&mut all);
-        all
+        let mut some = [0; 4096];
+        while let Ok(len @ 1..) = from.read(&mut some) {
+            said.lock().expect("what it said").extend_from_slice(&some[..len]);
+        }
+        std::mem::take(&mut said.lock().expect("what it said"))
     })
 }
 

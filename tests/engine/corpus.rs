@@ -3,9 +3,11 @@
 //! `AFTERIMAGE_WRITE_CORPUS=1 cargo test --test engine corpus` writes those that are missing.
 
 use crate::tree_nodes;
+use afterimage::format::carried::Carried;
 use afterimage::format::config::Config;
 use afterimage::format::fuzz::TARGETS;
 use afterimage::format::ids::SealKind;
+use afterimage::format::import::Home;
 use afterimage::format::index::{self, PackRows};
 use afterimage::format::node::{Child, Entry, Node, Shape, slot_span};
 use afterimage::format::pack::{self, Row};
@@ -145,6 +147,18 @@ fn seeds() -> Vec<Seed> {
             let records = [(BackupId([4; 16]), &json[..]), (BackupId([6; 16]), &b"{}"[..])];
             listing::write_parts(records).concat()
         }),
+        ("carried", "one-record", {
+            let records = vec![(BackupId([2; 16]), b"AFTR".to_vec())];
+            let carried = Carried { home: REPOSITORY, place: "/srv/backups".to_owned(), records };
+            carried.write().unwrap().into_bytes()
+        }),
+        ("import", "a-home", {
+            let config =
+                Config { repository: REPOSITORY, chunk_size: 131_072, separate: false, created: when() };
+            let home =
+                Home { config, place: "/srv/backups".to_owned(), imported: when(), host: "h".to_owned() };
+            home.write().unwrap()
+        }),
         ("record", "one-image", record(1).write().unwrap()),
         ("record", "image-and-tree", json),
     ];
@@ -168,6 +182,8 @@ fn accepted(target: &str, name: &str, bytes: &[u8]) -> bool {
         ("index", "supersedes") => index::parse_supersedes(bytes).is_ok(),
         ("index", _) => index::parse_part(bytes).is_ok(),
         ("catalog", _) => listing::parse_part(bytes).is_ok(),
+        ("carried", _) => Carried::parse(bytes).is_ok(),
+        ("import", _) => Home::parse(bytes).is_ok(),
         ("record", _) => Record::parse(bytes).is_ok(),
         _ => panic!("a target that this test does not know: {target}"),
     }

@@ -118,8 +118,16 @@ fn b2_any_call_that_fails_for_good_ends_the_work_with_the_objects_name_or_does_n
             sweep(verb, harm, |unlucky, outcome, what| {
                 if let Err(error) = outcome {
                     let words = error.to_string();
-                    let named =
-                        ["packs/", "backups/", "index/", "keys/", "catalog/", "damaged/", "afterimage.json"];
+                    let named = [
+                        "packs/",
+                        "backups/",
+                        "index/",
+                        "imports/",
+                        "keys/",
+                        "catalog/",
+                        "damaged/",
+                        "afterimage.json",
+                    ];
                     let not_there = kind == Kind::Missing && words.contains("is not a repository");
                     assert!(not_there || named.iter().any(|name| words.contains(name)), "{what}: {words}");
                 }

@@ -81,6 +81,7 @@ fn what_was_not_filled_to_its_end_is_no_image_and_goes() {
         let second = mounted(sand, SIZE);
         assert!(!part.exists());
         assert!(fs::read(second.image("web01")).expect("read") == bytes);
+        eventually("it was filled again", || plain.exists());
         drop(second);
         File::options().write(true).open(&plain).and_then(|file| file.set_len(MIB)).expect("cut it off");
         let third = mounted(sand, SIZE);

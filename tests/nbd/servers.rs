@@ -123,7 +123,15 @@ pub(crate) fn ours(sand: &Sandbox, args: &[&str]) -> Listening {
     let listen = format!("unix:{socket}");
     let mut words = vec!["serve", "--listen", &listen];
     words.extend(args);
-    Listening::start(sand.command(&words), &socket)
+    let mut listening = Listening::start(sand.command(&words), &socket);
+    // Its door is there before what it offers is.
+    let until = Instant::now() + Duration::from_secs(30);
+    while !listening.running.has_said("ready") && !listening.running.has_said("{\"ready\":true}") {
+        let ended = listening.running.has_ended();
+        assert!(!ended && Instant::now() < until, "it does not get ready; ended: {ended}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    listening
 }
 
 /// The system's Python, if it has libnbd's module; another one that is first in the search path has not.
