@@ -58,6 +58,7 @@ pub(crate) fn made_odd(root: &Path) {
     if is_root() {
         attribute(&at("large"), "security.capability", &CAPABILITY);
     }
+    age(root, &mut 1_700_000_000);
     let moments = [(-86_400 * 365, 1), (0, 0), (1_234_567_890, 123_456_789), (4_000_000_000, 999_999_999)];
     for (path, (secs, nanos)) in ["small", "link", "pipe", "names"].iter().zip(moments) {
         let time = Timespec { tv_sec: secs, tv_nsec: nanos };
@@ -67,6 +68,20 @@ pub(crate) fn made_odd(root: &Path) {
     let time = Timespec { tv_sec: 1, tv_nsec: 2 };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, root, &times, AtFlags::empty()).expect("set a time");
+}
+
+/// All below was last changed long ago, each at another moment: rsync sets no nanoseconds of what it makes within the very second.
+fn age(dir: &Path, second: &mut i64) {
+    for entry in fs::read_dir(dir).expect("list a directory") {
+        let entry = entry.expect("list a directory");
+        if entry.file_type().expect("a type").is_dir() {
+            age(&entry.path(), second);
+        }
+        *second += 1;
+        let time = Timespec { tv_sec: *second, tv_nsec: 7 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, entry.path(), &times, AtFlags::SYMLINK_NOFOLLOW).expect("set a time");
+    }
 }
 
 /// What only root may make.

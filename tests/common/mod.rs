@@ -409,7 +409,7 @@ fn collect(mut from: impl Read + Send + 'static, said: Arc<Mutex<Vec<u8>>>) -> t
         while let Ok(len @ 1..) = from.read(&mut some) {
             said.lock().expect("what it said").extend_from_slice(&some[..len]);
         }
-        std::mem::take(&mut said.lock().expect("what it said"))
+        std::mem::take(&mut *said.lock().expect("what it said"))
     })
 }
 
