@@ -5,7 +5,7 @@
 //!                                                            '--> marker -> write -> finish -> syncfs -> verify -> no marker
 //! ```
 //!
-//! Everything under the target is reached through [`folder`], which follows no link and leaves no directory. What a run that was killed
+//! Everything under the target is reached through `folder`, which follows no link and leaves no directory. What a run that was killed
 //! has done is looked at and not trusted: the next one holds every file to the backup and writes what differs. What the target or the
 //! user cannot keep is decided for each entry by one pure function (`fit`), counted before and listed after.
 
