@@ -1,4 +1,4 @@
-//! What Cinder wrote, in a service: listed, read and adopted like what lies in a directory, and never written to.
+//! What Cinder wrote, in a service: listed and read like what lies in a directory, and never written to.
 
 use crate::cloud::{BUCKET, Cloud};
 use crate::common::images::{MIB, file, mixed, overwrite};
