@@ -750,9 +750,9 @@ pub(super) struct Attach {
     /// The device's logical block: 512 to 4K; disks whose partition table counts in 4096 bytes want 4K. 512 unless the server wants more
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) block_size: Option<u64>,
-    /// After so many seconds a request without an answer is lost, and with it its connection; 0: it waits for ever
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub(super) timeout: u32,
+    /// After so many seconds a request without an answer is lost, and with it its connection; 0: it waits for ever. 60 for a backup, else 600
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) timeout: Option<u32>,
     /// How long requests wait for --reconnect when all connections are lost, before they fail
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(super) dead_time: u32,

@@ -32,6 +32,8 @@ const MEMORY_MIN: usize = 64 << 20;
 const DRAIN: Duration = Duration::from_secs(10);
 /// A device without a process of ours behind it is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a backup may take for an answer: twice what its reads may. What this process was asked when it was killed waits as long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// How long a server may stay silent before a TLS connection to it counts as lost, at least.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -77,13 +79,16 @@ impl Held {
             }
             What::Export(uri) => {
                 wish.identifier = format!("{OURS}{uri}");
-                let relayed = Arc::new(connect(context, args, uri)?);
+                let relayed = Arc::new(connect(context, args, uri, &wish)?);
                 relay = Some(Arc::clone(&relayed));
                 serve(context, args, &mut wish, relayed)?
             }
             What::Backup(backup) => {
                 let (export, id) = find(context, backup, password)?;
                 wish.identifier = format!("{OURS}{id}");
+                if args.timeout.is_none() {
+                    wish.timeout = ANSWERED_WITHIN;
+                }
                 serve(context, args, &mut wish, export)?
             }
         };
@@ -211,8 +216,8 @@ fn find(context: &Context, backup: &str, password: Option<Password>) -> Result<(
 }
 
 /// An export that takes keys which the kernel doesn't have.
-fn connect(context: &Context, args: &Args, uri: &Uri) -> Result<Relay> {
-    let patience = PATIENCE.max(Duration::from_secs(args.timeout.into()));
+fn connect(context: &Context, args: &Args, uri: &Uri, wish: &Wish) -> Result<Relay> {
+    let patience = PATIENCE.max(wish.timeout);
     let options = Options {
         contexts: Vec::new(),
         connections: args.connections.into(),

@@ -26,6 +26,8 @@ use zeroize::Zeroizing;
 pub(super) const OURS: &str = "afterimage ";
 /// What partition tables count in, mostly.
 const SECTOR: u32 = 512;
+/// How long a server may take for an answer, unless the user says: as long as storage that fails over.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(600);
 /// How long a device may take to appear once the kernel has agreed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -229,7 +231,7 @@ fn wish(args: &Args) -> Result<Wish> {
         device: args.device.as_deref().map(device).transpose()?,
         block_size: block_size.ok_or_else(odd)?,
         read_only: args.read_only,
-        timeout: Duration::from_secs(args.timeout.into()),
+        timeout: args.timeout.map_or(ANSWERED_WITHIN, |seconds| Duration::from_secs(seconds.into())),
         dead_time: Duration::from_secs(args.dead_time.into()),
         identifier: String::new(),
     })
