@@ -15,8 +15,9 @@ use crate::repo::refs::{Reference, choose_item};
 use crate::seal::Password;
 use crate::store::{self, AnyStore};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::Value;
-use std::io::{IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,6 +221,30 @@ impl Context {
             false => people(),
         };
         let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        printed.map_err(|error| Error::io("print the result", error))
+    }
+
+    /// Prints many rows, for programs as one array. Each is let go of before the next is made.
+    pub(super) fn print_rows<R: Serialize>(
+        &self,
+        rows: impl Iterator<Item = R>,
+        people: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if !self.global.json {
+            return self.print(|| Value::Null, people);
+        }
+        let mut out = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+        let printed = (|| {
+            out.write_all(b"[")?;
+            for (place, row) in rows.enumerate() {
+                if place > 0 {
+                    out.write_all(b",")?;
+                }
+                serde_json::to_writer(&mut out, &row)?;
+            }
+            out.write_all(b"]\n")?;
+            out.flush()
+        })();
         printed.map_err(|error| Error::io("print the result", error))
     }
 

@@ -6,7 +6,6 @@ use super::{backup::split_tag, units};
 use crate::error::{Error, Kind, Result};
 use crate::format::RepositoryId;
 use crate::format::record::{Content, Record};
-use serde_json::Value;
 
 pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
     let tags = args.tags.iter().map(|tag| split_tag(tag)).collect::<Result<Vec<_>>>()?;
@@ -17,10 +16,8 @@ pub(super) fn run(context: &Context, args: &List) -> Result<u8> {
             && tags.iter().all(|(key, value)| record.tags.get(key) == Some(value))
     };
     let records: Vec<&Record> = listing.records.iter().filter(wanted).collect();
-    context.print(
-        || Value::Array(records.iter().map(|record| library.json(record)).collect()),
-        || table(&records, library.engine().home()),
-    )?;
+    let rows = records.iter().map(|record| library.shown(record));
+    context.print_rows(rows, || table(&records, library.engine().home()))?;
     match listing.damaged.as_slice() {
         [] => Ok(0),
         damaged => {

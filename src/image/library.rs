@@ -2,12 +2,13 @@
 //! shows, serves, checks or restores backups asks one of these, and sees no difference.
 
 use super::{Engine, Image, Map};
+use crate::format::BackupId;
 use crate::format::record::{Record, Root};
-use crate::format::{BackupId, shown};
+use crate::format::shown::Shown;
 use crate::repo::catalogue::Listing;
 use crate::repo::refs::Reference;
 use crate::store::Fut;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Whoever knows backups.
@@ -31,7 +32,14 @@ pub trait Library: Send + Sync + 'static {
     fn open(&self, backup: BackupId, root: &Root, len: u64) -> Image;
 
     /// A backup as people and scripts see it.
-    fn json(&self, record: &Record) -> Value;
+    fn shown<'a>(&self, record: &'a Record) -> Shown<'a> {
+        Shown::of(record)
+    }
+
+    /// The same, to be added to.
+    fn json(&self, record: &Record) -> Value {
+        json!(self.shown(record))
+    }
 }
 
 /// What a repository of ours knows.
@@ -69,9 +77,5 @@ impl Library for Ours {
 
     fn open(&self, backup: BackupId, root: &Root, len: u64) -> Image {
         Image::new(self.engine.of_backup(backup), Map { root: *root, len })
-    }
-
-    fn json(&self, record: &Record) -> Value {
-        shown::to_json(record)
     }
 }

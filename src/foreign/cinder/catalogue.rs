@@ -61,13 +61,15 @@ impl Catalogue {
             }
         }
         let images = Images::new(&drafts, &of_id).all();
-        let names = names(&drafts);
-        let known = |(place, (draft, image)): (usize, (Arc<Draft>, Result<Image, String>))| {
+        let metas: Vec<Option<VolumeMeta>> = drafts.iter().map(|draft| volume_meta(draft)).collect();
+        let names = names(&drafts, &metas);
+        let known = |(place, ((draft, meta), image)): (usize, ((Arc<Draft>, Option<VolumeMeta>), _))| {
             let is_copy = draft.says.as_ref().is_ok_and(|facts| of_id.get(&facts.id()) != Some(&place));
             let image = if is_copy { Err("the same backup lies elsewhere, too".to_owned()) } else { image };
-            known(draft, image, is_copy, &names, home)
+            known((draft, meta), image, is_copy, &names, home)
         };
-        let mut backups: Vec<Known> = drafts.into_iter().zip(images).enumerate().map(known).collect();
+        let mut backups: Vec<Known> =
+            drafts.into_iter().zip(metas).zip(images).enumerate().map(known).collect();
         backups.sort_by_key(|known| (known.record.time, known.record.written, known.record.id));
         let places = backups.iter().enumerate().map(|(place, known)| (known.record.id, place)).collect();
         Catalogue { backups, places }
@@ -166,35 +168,37 @@ impl<'a> Images<'a> {
 }
 
 /// What each volume is called: as its newest backup has it, and told from others that are called the same.
-fn names(drafts: &[Arc<Draft>]) -> HashMap<Uuid, String> {
-    let mut newest: BTreeMap<Uuid, (Timestamp, Option<String>)> = BTreeMap::new();
-    for facts in drafts.iter().filter_map(|draft| draft.says.as_ref().ok()) {
-        let name = volume_meta(facts).and_then(|meta| meta.display_name().map(str::to_owned));
+fn names(drafts: &[Arc<Draft>], metas: &[Option<VolumeMeta>]) -> HashMap<Uuid, String> {
+    let mut newest: BTreeMap<Uuid, (Timestamp, Option<&str>)> = BTreeMap::new();
+    for (draft, meta) in drafts.iter().zip(metas) {
+        let Ok(facts) = &draft.says else { continue };
+        let name = meta.as_ref().and_then(VolumeMeta::display_name);
         let known = newest.entry(facts.volume()).or_insert((facts.created_at, None));
         if name.is_some() && (known.1.is_none() || facts.created_at >= known.0) {
             *known = (facts.created_at, name);
         }
     }
-    let mut called: HashMap<String, usize> = HashMap::new();
-    for name in newest.values().filter_map(|(_, name)| name.as_deref()) {
-        *called.entry(name.to_owned()).or_default() += 1;
+    let mut called: HashMap<&str, usize> = HashMap::new();
+    for name in newest.values().filter_map(|(_, name)| *name) {
+        *called.entry(name).or_default() += 1;
     }
-    let name_of = |(volume, (_, name)): (Uuid, (Timestamp, Option<String>))| {
+    let name_of = |(volume, (_, name)): (Uuid, (Timestamp, Option<&str>))| {
         let id = volume.to_string();
         let name = match name {
             None => id,
-            Some(name) if called.get(&name).is_some_and(|count| *count > 1) => {
+            Some(name) if called.get(name).is_some_and(|count| *count > 1) => {
                 escaped(&format!("{name}.{}", id.get(..8).unwrap_or_default()))
             }
-            Some(name) => escaped(&name),
+            Some(name) => escaped(name),
         };
         (volume, name)
     };
     newest.into_iter().map(name_of).collect()
 }
 
-fn volume_meta(facts: &Facts) -> Option<VolumeMeta> {
-    facts.volume_meta.as_deref().and_then(|text| VolumeMeta::parse(text).ok())
+fn volume_meta(draft: &Draft) -> Option<VolumeMeta> {
+    let text = draft.says.as_ref().ok()?.volume_meta.as_deref()?;
+    VolumeMeta::parse(text).ok()
 }
 
 /// A name that somebody else gave, as one of ours: what can't stand in one is `%` and two digits; what is too long ends in its digest.
@@ -238,7 +242,7 @@ fn percent(out: &mut String, char: char) {
 }
 
 fn known(
-    draft: Arc<Draft>,
+    (draft, meta): (Arc<Draft>, Option<VolumeMeta>),
     image: Result<Image, String>,
     is_copy: bool,
     names: &HashMap<Uuid, String>,
@@ -271,8 +275,8 @@ fn known(
     let name = volume
         .and_then(|volume| names.get(&volume).cloned())
         .or_else(|| volume.map(|volume| volume.to_string()));
-    let meta = facts.and_then(volume_meta);
     let text = |column: &str| meta.as_ref().and_then(|meta| meta.text(column).map(str::to_owned));
+    let [project, user, group] = ["project_id", "user_id", "group_id"].map(text);
     let record = Record {
         version: 1,
         repository: home,
@@ -283,10 +287,10 @@ fn known(
         parent: facts.and_then(Facts::parent).map(BackupId::from),
         items: image.as_ref().ok().map(|image| item(image, volume)).into_iter().collect(),
         tags: BTreeMap::new(),
-        metadata: metadata(&draft, &prefix, volume, meta.as_ref()),
-        project: text("project_id"),
-        user: text("user_id"),
-        group: text("group_id"),
+        metadata: metadata(&draft, &prefix, volume, meta),
+        project,
+        user,
+        group,
         consistency: None,
         protocol: None,
         writer: Writer { program: "cinder".to_owned(), host: String::new() },
@@ -333,7 +337,7 @@ fn metadata(
     draft: &Draft,
     prefix: &Prefix<'_>,
     volume: Option<Uuid>,
-    meta: Option<&VolumeMeta>,
+    meta: Option<VolumeMeta>,
 ) -> Map<String, Value> {
     let mut all = Map::new();
     let mut add = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
@@ -355,10 +359,10 @@ fn metadata(
         );
     }
     if let Some(meta) = meta {
-        add("volume", json!(meta.base));
-        add("volume_metadata", json!(meta.metadata));
-        add("image_properties", json!(meta.image));
         add("encryption_key_id", json!(meta.encryption_key_id()));
+        add("volume", meta.base.into());
+        add("volume_metadata", meta.metadata.into());
+        add("image_properties", meta.image.into());
     }
     all
 }

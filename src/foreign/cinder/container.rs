@@ -13,12 +13,12 @@ use super::scan::{Found, scan};
 use super::stored::Folder;
 use crate::error::{Error, Kind, Result};
 use crate::format::record::{Record, Root};
-use crate::format::{BackupId, ChunkId, RepositoryId, shown};
+use crate::format::shown::Shown;
+use crate::format::{BackupId, ChunkId, RepositoryId};
 use crate::image::{Engine, Image, Library};
 use crate::repo::catalogue::Listing;
 use crate::repo::refs::{Reference, choose};
 use crate::store::{AnyStore, Fut};
-use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -83,14 +83,12 @@ impl Container {
 
     /// Which backups there are now.
     pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>> {
-        let found = scan(&*self.layers.store).await?;
+        let load = self.load_once();
+        let found = scan(&*self.layers.store).await;
+        load.await;
+        let found = found?;
         let (mut known, old) = {
-            let mut state = self.state();
-            if !std::mem::replace(&mut state.loaded, true) {
-                let kept = index::load(&self.cache);
-                state.drafts =
-                    kept.into_iter().map(|draft| (draft.found.path.clone(), Arc::new(draft))).collect();
-            }
+            let state = self.state();
             (state.drafts.clone(), state.catalogue.clone())
         };
         let (mut drafts, mut unknown) = (Vec::with_capacity(found.len()), Vec::new());
@@ -116,6 +114,21 @@ impl Container {
         state.drafts = by_path;
         state.catalogue = Some(Arc::clone(&catalogue));
         Ok(catalogue)
+    }
+
+    /// Begins to load what is kept on this machine, beside what is done meanwhile; ready when it is there.
+    fn load_once(&self) -> impl Future<Output = ()> {
+        let loading = (!std::mem::replace(&mut self.state().loaded, true)).then(|| {
+            let cache = self.cache.clone();
+            tokio::task::spawn_blocking(move || index::load(&cache))
+        });
+        async move {
+            let Some(loading) = loading else { return };
+            // What can't be loaded is read again.
+            let kept = loading.await.unwrap_or_default();
+            let drafts = kept.into_iter().map(|draft| (draft.found.path.clone(), Arc::new(draft)));
+            self.state().drafts = drafts.collect();
+        }
     }
 
     /// Reads the documents of some backups.
@@ -198,11 +211,11 @@ impl Library for Container {
         Image::of(Arc::clone(&self.engine), Arc::new(made))
     }
 
-    fn json(&self, record: &Record) -> Value {
-        let mut json = shown::to_json(record);
-        json["id"] = json!(Uuid::from(record.id));
-        json["parent"] = json!(record.parent.map(Uuid::from));
-        json["origin"] = json!("cinder");
-        json
+    fn shown<'a>(&self, record: &'a Record) -> Shown<'a> {
+        let mut shown = Shown::of(record);
+        shown.id = Uuid::from(record.id).to_string();
+        shown.parent = record.parent.map(|parent| Uuid::from(parent).to_string());
+        shown.origin = "cinder";
+        shown
     }
 }

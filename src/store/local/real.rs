@@ -9,8 +9,12 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, Result, retry_on_intr};
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
+
+/// Bytes of names that the kernel gives at once.
+const LISTED_AT_ONCE: usize = 32 << 10;
 
 /// Opens the directory at `path`; here links are followed, since the user wrote the path.
 pub(super) fn root(path: &Path) -> Result<Arc<dyn Folder>> {
@@ -65,19 +69,28 @@ impl File for RealFile {
 
 pub(super) struct RealFolder {
     fd: OwnedFd,
-    /// For the folders made in it; files get the same without the right to enter.
-    mode: Mode,
+    /// For the folders made in it; files get the same without the right to enter. Asked for when the first is made.
+    mode: OnceLock<Mode>,
+    /// Whether nobody has listed it by `fd`, which can be done once.
+    unlisted: AtomicBool,
 }
 
 impl RealFolder {
     pub(super) fn at(path: &Path) -> Result<RealFolder> {
         let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        RealFolder::from(retry_on_intr(|| fs::open(path, how, Mode::empty()))?)
+        Ok(RealFolder::from(retry_on_intr(|| fs::open(path, how, Mode::empty()))?))
     }
 
-    fn from(fd: OwnedFd) -> Result<RealFolder> {
-        let mode = Mode::from_raw_mode(fs::fstat(&fd)?.st_mode);
-        Ok(RealFolder { fd, mode: Mode::RWXU | shared_with_group(mode) })
+    fn from(fd: OwnedFd) -> RealFolder {
+        RealFolder { fd, mode: OnceLock::new(), unlisted: AtomicBool::new(true) }
+    }
+
+    fn mode(&self) -> Result<Mode> {
+        if let Some(mode) = self.mode.get() {
+            return Ok(*mode);
+        }
+        let mode = Mode::RWXU | shared_with_group(Mode::from_raw_mode(fs::fstat(&self.fd)?.st_mode));
+        Ok(*self.mode.get_or_init(|| mode))
     }
 
     fn open_at(&self, name: &str, how: OFlags, mode: Mode) -> Result<OwnedFd> {
@@ -93,11 +106,11 @@ impl Folder for RealFolder {
 
     fn folder(&self, name: &str) -> Result<Arc<dyn Folder>> {
         let fd = self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-        Ok(Arc::new(RealFolder::from(fd)?))
+        Ok(Arc::new(RealFolder::from(fd)))
     }
 
     fn make_folder(&self, name: &str) -> Result<()> {
-        fs::mkdirat(&self.fd, name, self.mode)
+        fs::mkdirat(&self.fd, name, self.mode()?)
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn File>> {
@@ -111,7 +124,7 @@ impl Folder for RealFolder {
     }
 
     fn create(&self, name: &str) -> Result<Box<dyn File>> {
-        let mode = self.mode & !(Mode::XUSR | Mode::XGRP);
+        let mode = self.mode()? & !(Mode::XUSR | Mode::XGRP);
         let fd = self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)?;
         Ok(Box::new(RealFile(fd)))
     }
@@ -137,7 +150,18 @@ impl Folder for RealFolder {
     }
 
     fn each(&self, visit: &mut dyn FnMut(&str, Sort)) -> Result<()> {
-        for entry in fs::Dir::read_from(&self.fd)? {
+        let anew;
+        let fd = match self.unlisted.swap(false, Ordering::Relaxed) {
+            true => &self.fd,
+            // Who lists it meanwhile has its own place in it.
+            false => {
+                anew = self.open_at(".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+                &anew
+            }
+        };
+        let mut buffer = Vec::with_capacity(LISTED_AT_ONCE);
+        let mut entries = fs::RawDir::new(fd, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if name != "." && name != ".." {
