@@ -14,8 +14,11 @@ use crate::store::{Listed, Name, Stat};
 use rustix::io::Errno;
 use std::collections::BinaryHeap;
 
-/// How many objects an answer holds.
+/// An answer with so many objects is long enough.
 const PAGE_LEN: usize = 1000;
+
+/// So many folders are looked into at once, since a disk answers several as fast as one; the page is longer then, by what all of them hold.
+const AT_ONCE: usize = 8;
 
 /// How many entries of a folder are sorted at a time.
 pub(super) const KEYS_MAX: usize = 1 << 16;
@@ -44,7 +47,7 @@ impl Directory {
         }
         let left_over = locked(&self.left_over).take();
         let after = after.map_or("", Name::as_str);
-        let mut page = Page { naming: self.naming, after, found: Vec::new(), left_over };
+        let mut page = Page { naming: self.naming, after, found: Vec::new(), left_over, may_spread: true };
         let walked = match self.folder_at(folder) {
             Ok(root) => page.walk(&*root, under),
             Err(errno) => Err(errno),
@@ -64,6 +67,8 @@ struct Page<'a> {
     after: &'a str,
     found: Vec<Listed>,
     left_over: Option<LeftOver>,
+    /// Whether folders may be looked into at once: not within one that is.
+    may_spread: bool,
 }
 
 impl Page<'_> {
@@ -82,6 +87,15 @@ impl Page<'_> {
                 keys = self.keys(folder, prefix, &last)?;
                 continue;
             };
+            if let Some(first) = self.spread_from(&keys, &key) {
+                let mut folders = keys.reversed.split_off(first);
+                folders.push(key);
+                last = self.spread(folder, prefix, folders)?;
+                if self.is_full() {
+                    return Ok(());
+                }
+                continue;
+            }
             match self.visit(folder, prefix, &key) {
                 // What vanished since it was seen was deleted beside us.
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -95,6 +109,49 @@ impl Page<'_> {
                 return Ok(());
             }
             last = key;
+        }
+    }
+
+    /// Where the folders begin, among the keys to come, that are looked into together with this one.
+    fn spread_from(&self, keys: &Keys, key: &str) -> Option<usize> {
+        let is_folder = |key: &&String| key.ends_with('/');
+        let others = keys.reversed.iter().rev().take(AT_ONCE - 1).take_while(is_folder).count();
+        let pays = self.may_spread && key.ends_with('/') && others + 1 == AT_ONCE;
+        // What was left over lies in one of them: the page begins there, and in no other.
+        (pays && self.left_over.is_none()).then(|| keys.reversed.len() - others)
+    }
+
+    /// Looks into folders at once; the last of them that was listed to its end, or up to which the page is full.
+    fn spread(
+        &mut self,
+        folder: &dyn Folder,
+        prefix: &str,
+        mut reversed: Vec<String>,
+    ) -> rustix::io::Result<String> {
+        let (naming, after) = (self.naming, self.after);
+        let look = |key: &str| {
+            let mut page = Page { naming, after, found: Vec::new(), left_over: None, may_spread: false };
+            match page.visit(folder, prefix, key) {
+                Ok(()) | Err(Errno::NOENT) => Ok(page),
+                Err(errno) => Err(errno),
+            }
+        };
+        let mut pages: Vec<rustix::io::Result<Page<'_>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = reversed.iter().map(|key| scope.spawn(|| look(key))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::IO))).collect()
+        });
+        loop {
+            let (Some(key), Some(page)) = (reversed.pop(), pages.pop()) else { return Ok(String::new()) };
+            let page = page?;
+            let is_full = page.is_full();
+            self.found.extend(page.found);
+            // Behind a folder that filled a page there may be more in it: what comes after it is not its turn.
+            if is_full {
+                self.left_over = page.left_over;
+            }
+            if is_full || reversed.is_empty() {
+                return Ok(key);
+            }
         }
     }
 
