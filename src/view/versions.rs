@@ -250,6 +250,12 @@ impl Finding<'_> {
                 Ok(())
             })
             .await?;
+            let looked_into = |pair: &Pair| match pair {
+                Pair::Both(_, older) => Some(older.clone()),
+                Pair::Second(member) => Some(member.clone()),
+                Pair::First(_) => None,
+            };
+            old.expect_below(&pairs.iter().filter_map(looked_into).collect::<Vec<_>>());
             for pair in pairs {
                 todo.extend(self.pair(pair, &place).await?);
             }
@@ -303,6 +309,7 @@ impl Level {
         }
         let page = self.dir.page(self.from, PAGE).await?;
         self.from += page.len() as u64;
+        self.dir.expect_below(&page);
         self.page = page.into_iter();
         Ok(self.page.next())
     }

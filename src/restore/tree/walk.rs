@@ -142,6 +142,7 @@ impl Walk<'_> {
         let page =
             self.wait(level.dir.page(from, PAGE)).context(|| format!("list {}", path.escape_ascii()))?;
         level.next = (!page.is_empty()).then_some(from.saturating_add(page.len() as u64));
+        level.dir.expect_below(&page);
         level.page = page.into_iter();
         Ok(level.page.next())
     }
