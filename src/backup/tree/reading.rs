@@ -1,18 +1,19 @@
-//! The workers of a tree: they read what is small, cut, hash, compress and seal.
+//! What workers read of a directory: files that are small, and everything else that is no directory.
 //!
 //! A file that changes while it is read is read once more; one that changes again is stored as it was read, and marked. A file that is gone by
 //! the time it would be read is no part of the backup: the source has it no more.
 
-use super::super::pipeline::{Judge, Outcome};
 use super::cutter::Cutter;
-use super::task::{Body, DoneUnit, Draft, Fact, Subject, Task, Unit};
+use super::task::{Body, Draft, Fact, Memory};
+use super::worker::{Hands, Trade};
 use crate::error::{Error, Kind, Result};
+use crate::format::limits;
 use crate::format::shown::path_text;
 use crate::format::tree::{Content, Entry, FileContent, Link, Sighting, Time};
-use crate::format::{PackId, limits};
 use crate::source::directory::{Attributes, Folder, Look, OpenFile, Owners, Type};
 use crate::source::machine::Number;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files up to this length are read by the workers.
@@ -20,7 +21,28 @@ pub(super) const SMALL_MAX: u64 = 1 << 20;
 /// A small file that grew while it was read is read up to this length.
 const GROWN_MAX: usize = 8 << 20;
 /// Files up to this length lie in their entries.
-const INLINE_MAX: usize = 512;
+pub(super) const INLINE_MAX: usize = 512;
+
+/// Something that is to be backed up, as the walk saw it.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) name: Bytes,
+    pub(super) look: Look,
+    /// Which of the linked files it is, if it has more names than one.
+    pub(super) group: Option<[u8; 16]>,
+    /// Whether other names of it will come.
+    pub(super) memory: Memory,
+}
+
+/// What the walk leaves to the workers.
+pub(super) enum Errand {
+    /// A directory begins. Nothing: it is not looked into.
+    Enter(Subject, Option<Arc<Folder>>),
+    /// To be read; it lies in this folder.
+    Read(Subject, Arc<Folder>),
+    /// A large file begins, with its extended attributes.
+    Begin(Subject, Attributes),
+}
 
 /// What all workers of an item know.
 pub(super) struct Shop<'a> {
@@ -33,26 +55,22 @@ pub(super) struct Shop<'a> {
     pub(super) bytes_read: &'a AtomicU64,
 }
 
-/// One worker.
-pub(super) struct Worker<'a> {
-    pub(super) shop: &'a Shop<'a>,
-    pub(super) judge: Judge<'a>,
-}
+impl Trade for Shop<'_> {
+    type Errand = Errand;
 
-impl Worker<'_> {
-    /// Does the tasks of a unit.
-    pub(super) fn unit(&mut self, unit: Unit) -> Result<DoneUnit> {
-        let Unit { number, pack, tasks, mut buffer } = unit;
-        let mut facts = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            self.task(pack, task, &mut buffer, &mut facts)?;
-        }
-        Ok(DoneUnit { number, pack, facts, buffer })
+    fn cutter(&self) -> &Cutter {
+        self.cutter
     }
 
-    fn task(&mut self, pack: PackId, task: Task, buffer: &mut Vec<u8>, facts: &mut Vec<Fact>) -> Result<()> {
-        let fact = match task {
-            Task::Enter(subject, folder) => {
+    fn run(
+        &self,
+        errand: Errand,
+        hands: &mut Hands<'_>,
+        buffer: &mut Vec<u8>,
+        facts: &mut Vec<Fact>,
+    ) -> Result<()> {
+        let fact = match errand {
+            Errand::Enter(subject, folder) => {
                 let attributes = folder.as_ref().map_or(Ok(Attributes::new()), |folder| folder.attributes());
                 let (attributes, error) = match attributes {
                     Ok(attributes) => (attributes, None),
@@ -62,7 +80,7 @@ impl Worker<'_> {
                 facts.extend(error.map(|error| Fact::Unread(path, error)));
                 Fact::Enter(Box::new(self.draft(&subject, attributes)))
             }
-            Task::Read(subject, folder) => match self.read(pack, &subject, &folder, buffer) {
+            Errand::Read(subject, folder) => match self.read(&subject, &folder, hands, buffer) {
                 Ok(Some(made)) => made,
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == Kind::Source => {
@@ -70,52 +88,29 @@ impl Worker<'_> {
                 }
                 Err(error) => return Err(error),
             },
-            Task::Begin(subject, attributes) => Fact::Begin(Box::new(self.draft(&subject, attributes))),
-            Task::Chunks(lengths) => Fact::Chunks(self.chunks(pack, buffer, lengths.into_iter())?),
-            Task::Again { name, group, path, last } => Fact::Again { name, group, path, last },
-            Task::Leave => Fact::Leave,
-            Task::Known(entry, sighting) => Fact::Known(entry, sighting),
-            Task::Hole(len) => Fact::Hole(len),
-            Task::Anew => Fact::Anew,
-            Task::End { look, changed } => Fact::End { look, changed },
-            Task::Broken => Fact::Broken,
-            Task::Unread(path, error) => Fact::Unread(path, error),
+            Errand::Begin(subject, attributes) => Fact::Begin(Box::new(self.draft(&subject, attributes))),
         };
         facts.push(fact);
         Ok(())
     }
+}
 
-    /// Judges the chunks that bytes are cut into.
-    fn chunks(
-        &mut self,
-        pack: PackId,
-        mut bytes: &[u8],
-        lengths: impl Iterator<Item = usize>,
-    ) -> Result<Vec<(u32, Outcome)>> {
-        let mut chunks = Vec::new();
-        for len in lengths {
-            let (chunk, rest) = bytes.split_at(len);
-            chunks.push((len as u32, self.judge.chunk(chunk, pack, None)?));
-            bytes = rest;
-        }
-        Ok(chunks)
-    }
-
+impl Shop<'_> {
     fn draft(&self, subject: &Subject, attributes: Attributes) -> Draft {
-        let (entry, sighting) = entry_of(subject, self.shop, Content::Fifo);
+        let (entry, sighting) = entry_of(subject, self, Content::Fifo);
         Draft { entry, sighting, attributes, memory: subject.memory }
     }
 
     /// Nothing: it is gone.
     fn read(
-        &mut self,
-        pack: PackId,
+        &self,
         subject: &Subject,
         folder: &Folder,
+        hands: &mut Hands<'_>,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Fact>> {
         if subject.look.kind == Type::File {
-            return self.read_file(pack, subject, folder, buffer);
+            return self.read_file(subject, folder, hands, buffer);
         }
         let content = match subject.look.kind {
             Type::Symlink => match folder.target(&subject.name)? {
@@ -141,10 +136,10 @@ impl Worker<'_> {
     }
 
     fn read_file(
-        &mut self,
-        pack: PackId,
+        &self,
         subject: &Subject,
         folder: &Folder,
+        hands: &mut Hands<'_>,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Fact>> {
         let Some(file) = folder.file(&subject.name)? else { return Ok(None) };
@@ -152,16 +147,13 @@ impl Worker<'_> {
             (look, false) => (look, false),
             _ => read_whole(&file, file.look()?, buffer)?,
         };
-        let _sum = self.shop.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        let _sum = self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         let attributes = file.attributes()?;
         let mut draft = self.draft(&Subject { look, ..subject.clone() }, attributes);
         mark(&mut draft, changed);
         let body = match buffer.len() {
             0..=INLINE_MAX => Body::Whole(Content::File(FileContent::Inline(Bytes::copy_from_slice(buffer)))),
-            _ => {
-                let lengths = self.shop.cutter.cuts(buffer).into_iter();
-                Body::Chunks(self.chunks(pack, buffer, lengths)?)
-            }
+            _ => Body::Chunks(hands.chunks(buffer, self.cutter.cuts(buffer))?),
         };
         Ok(Some(Fact::Made(Box::new(draft), body)))
     }
