@@ -153,16 +153,22 @@ pub fn between(ranges: &[Range<u64>], len: u64) -> Vec<Range<u64>> {
 
 /// Holds a copied item to what its original says of it.
 pub(super) fn judge(original: &Record, copy: &Item) -> Result<()> {
-    let facts = |item: &Item| match &item.content {
-        Content::Image { size, sha256, .. } => Some((*size, sha256.clone())),
-        Content::Tree { .. } => None,
-    };
-    let wanted = original.items.iter().find(|item| item.name == copy.name).and_then(facts);
-    let (Some((wanted_size, wanted)), Some((size, found))) = (wanted, facts(copy)) else { return Ok(()) };
-    let words = match (wanted, found) {
-        _ if size != wanted_size => format!("{}: {size} bytes came of {wanted_size}", copy.name),
-        (Some(wanted), Some(found)) if wanted != found => {
-            format!("{}: its SHA-256 is {found}, and its record says {wanted}", copy.name)
+    let Some(wanted) = original.items.iter().find(|item| item.name == copy.name) else { return Ok(()) };
+    let name = &copy.name;
+    let words = match (&wanted.content, &copy.content) {
+        (Content::Image { size: wanted, .. }, Content::Image { size, .. }) if size != wanted => {
+            format!("{name}: {size} bytes came of {wanted}")
+        }
+        (Content::Image { sha256: Some(wanted), .. }, Content::Image { sha256: Some(found), .. })
+            if wanted != found =>
+        {
+            format!("{name}: its SHA-256 is {found}, and its record says {wanted}")
+        }
+        (
+            Content::Tree { files: wanted_files, bytes: wanted_bytes, .. },
+            Content::Tree { files, bytes, .. },
+        ) if (files, bytes) != (wanted_files, wanted_bytes) => {
+            format!("{name}: {files} files of {bytes} bytes came of {wanted_files} of {wanted_bytes}")
         }
         _ => return Ok(()),
     };

@@ -18,3 +18,4 @@ pub mod tree;
 pub use builder::MapBuilder;
 pub use copy::{ImageSource, between};
 pub use plan::{Input, ItemSource, Job, Parent, run};
+pub use tree::TreeCopy;

@@ -6,7 +6,7 @@
 use super::copy;
 use super::over::Over;
 use super::pipeline::{ItemDone, ItemPlan, back_up_item};
-use super::tree::{TreeDone, TreePlan, back_up_tree};
+use super::tree::{TreeCopy, TreeDone, TreePlan, back_up_tree, copy_tree};
 use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::record::{Content, Item, Record, Root, Stats, Writer as WrittenBy, is_name};
@@ -51,6 +51,8 @@ pub enum Input {
     Image(Box<dyn Source>),
     /// It becomes a tree.
     Tree(Box<Directory>),
+    /// It is a tree of another repository, and becomes one here.
+    Copy(Box<TreeCopy>),
 }
 
 impl<S: Source + 'static> From<Box<S>> for Input {
@@ -65,6 +67,7 @@ impl Input {
         match self {
             Input::Image(source) => source.facts(),
             Input::Tree(directory) => directory.facts(),
+            Input::Copy(copy) => copy.facts(),
         }
     }
 }
@@ -126,16 +129,17 @@ pub fn run(
         let is_here = parent.as_ref().is_some_and(|parent| parent.repository == repository.id());
         let source = match item.source {
             Input::Image(source) => source,
-            Input::Tree(directory) => {
+            tree => {
                 let parent = before.filter(|_| is_here).and_then(|(_, before)| tree_of(engine, before));
                 let plan =
                     TreePlan { repository, runtime, known: &known, parent, level, memory, progress, cancel };
-                let done = back_up_tree(&plan, &mut writer, &directory);
-                let mut done = done.context(|| format!("back up {}", directory.facts().name))?;
+                let mut done = back_up_tree_of(&plan, &mut writer, &tree)?;
                 stats.bytes_read += done.bytes_read;
                 stats.bytes_new += done.bytes_new;
                 unread.append(&mut done.unread);
-                items.push(tree_item(name, done)?);
+                let item = tree_item(name, done)?;
+                judge_copy(&job.copy_of, &item)?;
+                items.push(item);
                 continue;
             }
         };
@@ -154,9 +158,7 @@ pub fn run(
         stats.bytes_read += done.bytes_read;
         stats.bytes_new += done.bytes_new;
         let item = as_item(name, done)?;
-        if let Some(original) = &job.copy_of {
-            copy::judge(original, &item)?;
-        }
+        judge_copy(&job.copy_of, &item)?;
         items.push(item);
     }
     cancel.check()?;
@@ -197,6 +199,19 @@ pub fn run(
     }
     tidy(engine, runtime);
     Ok(record)
+}
+
+fn back_up_tree_of(plan: &TreePlan<'_>, writer: &mut Writer, source: &Input) -> Result<TreeDone> {
+    let done = match source {
+        Input::Tree(directory) => back_up_tree(plan, writer, directory),
+        Input::Copy(copy) => copy_tree(plan, writer, copy),
+        Input::Image(_) => Err(Error::new(Kind::Unsupported, "an image is no tree")),
+    };
+    done.context(|| format!("back up {}", source.facts().name))
+}
+
+fn judge_copy(copy_of: &Option<Box<Record>>, item: &Item) -> Result<()> {
+    copy_of.as_ref().map_or(Ok(()), |original| copy::judge(original, item))
 }
 
 /// The backup is listed; what makes the next listing faster may fail without harm.
@@ -277,7 +292,8 @@ fn map_of(content: &Content) -> Option<Map> {
     }
 }
 
-fn tree_of(engine: &Arc<Engine>, content: &Content) -> Option<(Tree, Option<Root>)> {
+/// The tree that an item is, and the top of what stands beside it.
+pub(super) fn tree_of(engine: &Arc<Engine>, content: &Content) -> Option<(Tree, Option<Root>)> {
     match *content {
         Content::Tree { root, sightings, .. } => Some((Tree::new(Arc::clone(engine), root), sightings)),
         Content::Image { .. } => None,

@@ -130,8 +130,8 @@ pub(super) struct Init {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Copies the backups that are missing there, oldest first, and of each only what is missing. A copy keeps its id; it is sealed with the other
-repository's key and read back before it is listed. Interrupted, it is safe to run again.
+Copies the backups that are missing there, of disks and of shares, oldest first, and of each only what is missing. A copy keeps its id; it is
+sealed with the other repository's key and read back before it is listed. Interrupted, it is safe to run again.
 
 Examples:
   afterimage -r /srv/backups sync s3://second-site/backups

@@ -4,11 +4,11 @@
 //! sealed for here, sent, read back -> listed
 //!
 //! A copy keeps its id, so a second run knows what is done; what an interrupted run has sent is used by the next. The two may have
-//! other keys and cut images at other offsets: chunks are sealed, and where needed cut, anew.
+//! other keys and cut images and files elsewhere: chunks are sealed, and where needed cut, anew.
 //!
 //! **Invariant:** nothing is written to the repository that is read.
 
-use crate::backup::{ImageSource, ItemSource, Job, Parent, between, run as back_up};
+use crate::backup::{ImageSource, Input, ItemSource, Job, Parent, TreeCopy, between, run as back_up};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::BackupId;
 use crate::format::record::{Content, Item, Record};
@@ -59,18 +59,14 @@ pub fn run(
     let mut here: BTreeMap<BackupId, Record> =
         here.records.into_iter().map(|record| (record.id, record)).collect();
     let mut report = Report { left: there.damaged, ..Report::default() };
-    let sides = Sides { from, to, runtime };
+    let sides = Sides { from, to, runtime, digest: false, progress, cancel };
     for record in there.records.iter().filter(|record| wish.includes(record)) {
         cancel.check()?;
         if here.contains_key(&record.id) {
             report.present += 1;
             continue;
         }
-        let both = common(&there.records, &here, record);
-        match sides
-            .copy_somehow(record, both, progress, cancel)
-            .context(|| format!("copy backup {}", record.id))
-        {
+        match sides.copy(record, &there.records, &here) {
             Ok(copied) => {
                 let _none = here.insert(copied.id, copied.clone());
                 report.copied.push(copied);
@@ -125,39 +121,45 @@ fn common<'a>(
     parent.or_else(|| there.iter().rev().filter(of_name).find_map(on_both))
 }
 
-struct Sides<'a> {
-    from: &'a Arc<Engine>,
-    to: &'a Arc<Engine>,
-    runtime: &'a Handle,
+/// Two repositories, of which one gets what the other has.
+pub struct Sides<'a> {
+    /// What reads from the one.
+    pub from: &'a Arc<Engine>,
+    /// What reads from the other; that is written to.
+    pub to: &'a Arc<Engine>,
+    /// What waits for both.
+    pub runtime: &'a Handle,
+    /// Whether the SHA-256 of whole images is wanted, and compared with what is known of it.
+    pub digest: bool,
+    /// How far it is.
+    pub progress: &'a Progress,
+    /// The wish to stop.
+    pub cancel: &'a Cancel,
 }
 
 impl Sides<'_> {
-    /// What lies on both sides may be damaged here: then all is read and what is lost is stored afresh.
-    fn copy_somehow(
+    /// Copies one backup. Earlier ones lie `there`, in the order of their times, and their copies `here`: of what is as in one of them, nothing
+    /// is read. What lies on both sides may be damaged here: then all is read and what is lost is stored afresh.
+    pub fn copy(
         &self,
         record: &Record,
-        both: Option<Both<'_>>,
-        progress: &Progress,
-        cancel: &Cancel,
+        there: &[Record],
+        here: &BTreeMap<BackupId, Record>,
     ) -> Result<Record> {
+        let both = common(there, here, record);
         let has_both = both.is_some();
-        match self.copy(record, both, progress, cancel) {
+        let copied = match self.copy_over(record, both) {
             Err(error) if has_both && error.kind() == Kind::Corrupt => {
                 tracing::warn!("{error}; all of the backup is read");
-                self.copy(record, None, progress, cancel)
+                self.copy_over(record, None)
             }
             copied => copied,
-        }
+        };
+        copied.context(|| format!("copy backup {}", record.id))
     }
 
-    fn copy(
-        &self,
-        record: &Record,
-        both: Option<Both<'_>>,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> Result<Record> {
-        let items = record.items.iter().map(|item| self.item(record, item, both.as_ref(), cancel));
+    fn copy_over(&self, record: &Record, both: Option<Both<'_>>) -> Result<Record> {
+        let items = record.items.iter().map(|item| self.item(item, both.as_ref()));
         let job = Job {
             name: record.name.clone(),
             items: items.collect::<Result<Vec<_>>>()?,
@@ -166,41 +168,37 @@ impl Sides<'_> {
             tags: record.tags.clone(),
             metadata: record.metadata.clone(),
             level: LEVEL_DEFAULT,
-            digest: false,
+            digest: self.digest,
             memory: self.to.memory(),
             copy_of: Some(Box::new(record.clone())),
         };
-        back_up(self.to, self.runtime, job, progress, cancel)
+        back_up(self.to, self.runtime, job, self.progress, self.cancel)
     }
 
-    fn item(
-        &self,
-        record: &Record,
-        item: &Item,
-        both: Option<&Both<'_>>,
-        cancel: &Cancel,
-    ) -> Result<ItemSource> {
-        let image = self.image(item).ok_or_else(|| {
-            let words = format!("{} of {} is a tree: only images are copied so far", item.name, record.name);
-            Error::new(Kind::Unsupported, words).hint("back the share up to the other repository as well")
-        })?;
+    fn item(&self, item: &Item, both: Option<&Both<'_>>) -> Result<ItemSource> {
+        let before = both.and_then(|both| Some((named(both.from, &item.name)?, named(both.to, &item.name)?)));
+        let source = match TreeCopy::of(self.from, item, before.map(|(from, _)| from)) {
+            Some(copy) => Input::Copy(Box::new(copy)),
+            None => Input::Image(Box::new(self.image(item, before)?)),
+        };
+        Ok(ItemSource { name: item.name.clone(), source })
+    }
+
+    fn image(&self, item: &Item, before: Option<(&Item, &Item)>) -> Result<ImageSource> {
+        let image = |item: &Item| Some(Image::new(Arc::clone(self.from), map_of(item)?));
+        let words = || format!("{} is neither an image nor a tree", item.name);
+        let whole = image(item).ok_or_else(|| Error::new(Kind::Unsupported, words()))?;
         // Only what has the same name and length on both sides can be called the same.
-        let before = both.and_then(|both| {
-            let before = self.image(named(both.from, &item.name)?)?;
-            let after = map_of(named(both.to, &item.name)?)?;
+        let before = before.and_then(|(from, to)| {
+            let (before, after) = (image(from)?, map_of(to)?);
             (before.len() == after.len).then_some(before)
         });
         let same = match before {
-            Some(before) => self.runtime.block_on(same(&image, &before))?,
+            Some(before) => self.runtime.block_on(same(&whole, &before))?,
             None => Vec::new(),
         };
         let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
-        let source = ImageSource::new(image, facts, same, cancel.clone());
-        Ok(ItemSource { name: item.name.clone(), source: Box::new(source).into() })
-    }
-
-    fn image(&self, item: &Item) -> Option<Image> {
-        Some(Image::new(Arc::clone(self.from), map_of(item)?))
+        Ok(ImageSource::new(whole, facts, same, self.cancel.clone()))
     }
 }
 

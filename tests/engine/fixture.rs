@@ -86,6 +86,14 @@ impl Bench {
         (Bench::new(store.clone()), store)
     }
 
+    /// The same with images cut at other offsets.
+    pub(crate) fn in_memory_cut_at(chunk_size: u32) -> (Bench, Arc<MemStore>) {
+        let store = Arc::new(MemStore::new());
+        let bench = Bench::on(store.clone());
+        bench.init_cut_at(chunk_size).expect("make the repository");
+        (bench, store)
+    }
+
     /// A machine that never saw this store.
     pub(crate) fn on(store: AnyStore) -> Bench {
         let cache = Arc::new(tempfile::tempdir().expect("a temporary directory"));
@@ -104,7 +112,11 @@ impl Bench {
     }
 
     pub(crate) fn init(&self) -> Result<()> {
-        let options = InitOptions { chunk_size: CHUNK as u32, separate: false, password: None };
+        self.init_cut_at(CHUNK as u32)
+    }
+
+    fn init_cut_at(&self, chunk_size: u32) -> Result<()> {
+        let options = InitOptions { chunk_size, separate: false, password: None };
         wait(Repository::init(&self.store, &options)).map(drop)
     }
 

@@ -5,6 +5,7 @@
 
 mod comparing_trees;
 mod content;
+mod copying_trees;
 mod corpus;
 mod corruption;
 mod cost;

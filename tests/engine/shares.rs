@@ -19,15 +19,15 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// As if the reading began so late that everything is old.
-fn later() -> Option<jiff::Timestamp> {
+pub(crate) fn later() -> Option<jiff::Timestamp> {
     Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60))
 }
 
-fn old() -> Options {
+pub(crate) fn old() -> Options {
     Options { began: later(), ..Options::default() }
 }
 
-fn job(directory: &Path, options: Options) -> Result<Job> {
+pub(crate) fn job(directory: &Path, options: Options) -> Result<Job> {
     let source = Directory::open(directory.to_str().expect("a plain path"), options, None)?;
     Ok(Job {
         name: "share".to_owned(),
@@ -43,16 +43,16 @@ fn job(directory: &Path, options: Options) -> Result<Job> {
     })
 }
 
-fn back_up(bench: &Bench, directory: &Path, options: Options) -> Result<Record> {
+pub(crate) fn back_up(bench: &Bench, directory: &Path, options: Options) -> Result<Record> {
     bench.run(job(directory, options)?)
 }
 
-fn tree(bench: &Bench, record: &Record) -> Tree {
+pub(crate) fn tree(bench: &Bench, record: &Record) -> Tree {
     Tree::of(&bench.engine().expect("open"), &record.items[0]).expect("a tree")
 }
 
 /// Everything in a tree, by path.
-fn all(tree: &Tree) -> BTreeMap<Vec<u8>, Member> {
+pub(crate) fn all(tree: &Tree) -> BTreeMap<Vec<u8>, Member> {
     let mut found = BTreeMap::new();
     let mut left = vec![(Vec::new(), wait(tree.top()).expect("a top"))];
     while let Some((path, member)) = left.pop() {
@@ -68,7 +68,7 @@ fn all(tree: &Tree) -> BTreeMap<Vec<u8>, Member> {
 }
 
 /// Everything in a directory, by path.
-fn there(root: &Path) -> BTreeMap<Vec<u8>, PathBuf> {
+pub(crate) fn there(root: &Path) -> BTreeMap<Vec<u8>, PathBuf> {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -81,7 +81,7 @@ fn there(root: &Path) -> BTreeMap<Vec<u8>, PathBuf> {
     found
 }
 
-fn content_of(member: &Member) -> Vec<u8> {
+pub(crate) fn content_of(member: &Member) -> Vec<u8> {
     let file = member.file().expect("a file");
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < file.len() {
@@ -92,7 +92,7 @@ fn content_of(member: &Member) -> Vec<u8> {
 }
 
 /// Holds a tree to the directory that it is a backup of.
-fn assert_same(tree: &Tree, root: &Path) {
+pub(crate) fn assert_same(tree: &Tree, root: &Path) {
     let (kept, there) = (all(tree), there(root));
     assert_eq!(kept.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
     let mut groups: BTreeMap<u64, BTreeSet<[u8; 16]>> = BTreeMap::new();
@@ -158,18 +158,18 @@ fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
-fn kept_attributes(member: &Member) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn kept_attributes(member: &Member) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let all = wait(member.attributes()).expect("attributes");
     all.iter().map(|one| (one.name.to_vec(), wait(member.value(one)).expect("a value").to_vec())).collect()
 }
 
-fn write(path: impl AsRef<Path>, bytes: &[u8]) {
+pub(crate) fn write(path: impl AsRef<Path>, bytes: &[u8]) {
     fs::create_dir_all(path.as_ref().parent().expect("below")).expect("make a directory");
     fs::write(path, bytes).expect("write");
 }
 
 /// A directory with every oddity that this machine lets us make.
-fn oddities() -> TempDir {
+pub(crate) fn oddities() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let at = |name: &str| dir.path().join(name);
     for (name, len) in

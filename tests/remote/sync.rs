@@ -1,10 +1,13 @@
 //! `sync`: from a directory to a service, between services, interrupted, damaged, and onto itself.
 
 use crate::cloud::{Cloud, Harm};
+use crate::common::faithful::assert_same_trees;
 use crate::common::images::{MIB, file, mixed, overwrite};
+use crate::common::shares::made_share;
 use crate::common::{Running, Sandbox};
 use crate::{BOTH, Language};
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 
 /// The second site, as the first one's commands reach it.
@@ -189,19 +192,63 @@ fn a_damaged_backup_is_named_and_the_others_are_copied() {
 }
 
 #[test]
-fn a_share_is_named_and_the_others_are_copied() {
+fn a_share_goes_along_and_later_what_changed_in_it() {
     let from = Sandbox::with_repo();
-    let disk = file(&from, "disk", &mixed(8, MIB));
-    std::fs::create_dir(from.at("share")).expect("make a share");
-    std::fs::write(from.at("share/file"), b"content").expect("fill it");
-    let share = from.backup("share", &[&from.at("share")]);
-    let _ = from.backup("web01", &[&disk]);
+    let share = made_share(&from, "share");
+    let first = from.backup_with("share", &[&share], &["--tag", "site=ams"]);
     let site = local();
-    let output = from.run(&["sync", &site.place]).expect_code(1);
-    assert!(
-        output.stderr.contains(share.id()) && output.stderr.contains("only images are copied"),
-        "{output}"
-    );
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
+    std::fs::write(Path::new(&share).join("many/file-7"), b"changed since ".repeat(500))
+        .expect("change a file");
+    let second = from.backup("share", &[&share]);
+    let report = site.sync(&from, &[]);
+    assert_eq!((count(&report, "copied"), report["present"].as_u64()), (1, Some(1)), "{report}");
+    assert_eq!(report["bytes_read"], 7000, "{report}");
+    let there = site.there.list();
+    for key in ["id", "name", "time", "written", "tags", "parent"] {
+        for (copy, original) in there.iter().zip([&first, &second]) {
+            assert_eq!(copy.0[key], original.0[key], "{key}");
+        }
+    }
+    let back = site.there.at("back");
+    let _ = site.there.done(&["restore", "share", &back, "--verify"]);
+    assert_same_trees(Path::new(&share), Path::new(&back));
+    site.there.assert_sound();
+    let report = site.sync(&from, &[]);
+    assert_eq!((count(&report, "copied"), report["bytes_stored"].as_u64()), (0, Some(0)), "{report}");
+}
+
+#[test]
+fn a_share_goes_from_service_to_service() {
+    for language in BOTH {
+        let (cloud, from) = crate::house(language);
+        let share = made_share(&from, "share");
+        let _ = from.backup("share", &[&share]);
+        let site = Site::new(&language.place("second"), &language.env(&cloud), &["--chunk-size", "32K"]);
+        assert_eq!(count(&site.sync(&from, &[]), "copied"), 1, "{language:?}");
+        let back = site.there.at("back");
+        let _ = site.there.done(&["restore", "share", &back, "--verify"]);
+        assert_same_trees(Path::new(&share), Path::new(&back));
+        site.there.assert_sound();
+    }
+}
+
+#[test]
+fn a_damaged_share_is_named_with_its_file_and_the_others_are_copied() {
+    let from = Sandbox::with_repo();
+    let share = from.at("share");
+    std::fs::create_dir_all(Path::new(&share).join("docs")).expect("make a share");
+    std::fs::write(Path::new(&share).join("docs/file"), mixed(8, 90_000)).expect("fill it");
+    let broken = from.backup("share", &[&share]);
+    let size = |path: &std::path::PathBuf| from.repo().join(path).metadata().expect("look").len();
+    let data = from.objects().into_iter().filter(|path| path.starts_with("packs")).max_by_key(size);
+    let data = from.repo().join(data.expect("a pack"));
+    let disk = file(&from, "disk", &mixed(9, MIB));
+    let _ = from.backup("web01", &[&disk]);
+    overwrite(data.to_str().expect("text"), 5000, &[0x55; 16]);
+    let site = local();
+    let output = from.run(&["sync", &site.place]).expect_code(3);
+    assert!(output.stderr.contains(broken.id()) && output.stderr.contains("docs/file"), "{output}");
     assert_eq!(site.there.list().iter().map(|record| record.text("name")).collect::<Vec<_>>(), ["web01"]);
     site.there.assert_sound();
 }

@@ -1,6 +1,8 @@
 //! Records that travel: a backup of one repository is listed and read in another, from where it lies, or copied in.
 
+use crate::common::faithful::assert_same_trees;
 use crate::common::images::{KIB, MIB, assert_same_bytes, file, mixed, overwrite};
+use crate::common::shares::made_share;
 use crate::common::tracer::{Act, Touch, need_tracer, trace};
 use crate::common::{Output, Record, Sandbox, files_under};
 use serde_json::Value;
@@ -202,7 +204,43 @@ fn an_imported_share_is_what_it_is_at_home_and_its_damage_is_named_by_path() {
         assert!(damaged.iter().all(|one| one["path"] == "docs/large" && one["image"] == "tree"), "{checked}");
         assert_eq!(damaged.iter().filter_map(|one| one["length"].as_u64()).sum::<u64>(), 3 * MIB);
     }
-    let _ = there(&["record", "import", &line, "--copy"]).expect_code(1).saying("only images are copied in");
+    let _ = there(&["record", "import", &line, "--copy"]).expect_code(3).saying("docs/large");
+    assert_eq!(there(&["--json", "check"]).expect_code(3).json()["backups_ok"], 0, "nothing half is listed");
+}
+
+#[test]
+fn a_share_and_a_set_that_are_copied_in_need_their_home_no_more() {
+    let sand = Sandbox::with_repo();
+    let (share, other) = (made_share(&sand, "share"), sand.at("other"));
+    let _ = sand.done(&["-r", &other, "init", "--chunk-size", "32K"]);
+    let there = |args: &[&str]| sand.run(&[&["-r", &other], args].concat());
+    let first = sand.backup("share", &[&share]);
+    std::fs::write(Path::new(&share).join("docs/new"), b"new and not small ".repeat(500))
+        .expect("write a file");
+    let disk = file(&sand, "disk", &mixed(2, MIB));
+    let _second = sand.backup("share", &[&share]);
+    let _set = sand.backup("set", &[&format!("tree={share}"), &format!("disk={disk}")]);
+    for name in ["share", "set"] {
+        let line = sand.done(&["record", "export", name, "--chain"]).text().to_owned();
+        let line = file(&sand, "line", line.as_bytes());
+        let _ = there(&["record", "import", &line]).expect_code(0);
+        let _ = there(&["record", "import", &line, "--copy"]).expect_code(0);
+        let again = there(&["--json", "record", "import", &line, "--copy"]).expect_code(0).json();
+        let all = again.as_array().expect("a list");
+        assert!(!all.is_empty() && all.iter().all(|one| one["new"] == false), "{again}");
+    }
+    std::fs::remove_dir_all(sand.repo()).expect("remove the home");
+    let report = there(&["--json", "check", "--read-data"]).expect_code(0).json();
+    assert_eq!((&report["backups_ok"], &report["damaged"]), (&3.into(), &Value::Array(Vec::new())));
+    let _ = there(&["restore", "share", &sand.at("back"), "--verify"]).expect_code(0);
+    assert_same_trees(Path::new(&share), Path::new(&sand.at("back")));
+    let _ = there(&["restore", "set/tree", &sand.at("of the set"), "--verify"]).expect_code(0);
+    assert_same_trees(Path::new(&share), Path::new(&sand.at("of the set")));
+    assert_same_bytes(&there(&["cat", "set/disk"]).expect_code(0).stdout, &mixed(2, MIB), "the disk");
+    let listed = there(&["--json", "list"]).expect_code(0).json();
+    let record = |at: usize| Record(listed[at].clone());
+    assert_eq!((record(0).id(), record(1).text("parent")), (first.id(), first.id()));
+    assert_eq!(record(1).stat("bytes_read"), 9000, "of the second, what the first has not");
 }
 
 #[test]

@@ -1,21 +1,22 @@
 //! The last stage: what was found out becomes packs, maps and nodes, in the order of the tree.
 
 use super::super::pipeline::Outcome;
-use super::builder::{self, DirBuilder};
+use super::builder::{self, Built, DirBuilder};
 use super::map::CutMap;
 use super::pipeline::TreePlan;
-use super::task::{Body, Draft, Fact, Memory};
-use super::worker::mark;
+use super::reading::mark;
+use super::task::{Body, CONTENTS_MAX, Draft, Ending, Fact, Key, Memory};
 use crate::error::{Error, Kind, Result};
 use crate::format::PackId;
 use crate::format::node::Child;
 use crate::format::record::Root;
 use crate::format::shown::path_text;
 use crate::format::tree::{
-    Attribute, Attributes, Content, Entry, Referred, Sighting, Totals, TreeNode, Value,
+    Attribute, Attributes, Below, Content, Directory, Entry, Referred, Sighting, Totals, TreeNode, Value,
 };
 use crate::repo::writer::Writer;
 use bytes::Bytes;
+use lru::LruCache;
 use std::collections::HashMap;
 
 /// Values of extended attributes that are longer become chunks.
@@ -33,6 +34,8 @@ pub(super) struct Assembler<'a, 'b> {
     open: Vec<Open>,
     large: Option<(Box<Draft>, CutMap)>,
     kept: HashMap<[u8; 16], (Entry, Sighting)>,
+    /// What came of contents that may come again: the content here, and the sightings beside it.
+    contents: LruCache<Key, (Content, Option<Child>)>,
     top: Option<(Root, Root, Totals)>,
     changed: bool,
     bytes_new: u64,
@@ -44,6 +47,8 @@ pub(super) struct Assembler<'a, 'b> {
 struct Open {
     draft: Box<Draft>,
     builder: DirBuilder,
+    /// All of it, if it lies here already.
+    whole: Built,
 }
 
 /// What came of it all.
@@ -65,6 +70,7 @@ impl<'a, 'b> Assembler<'a, 'b> {
             open: Vec::new(),
             large: None,
             kept: HashMap::new(),
+            contents: LruCache::new(CONTENTS_MAX),
             top: None,
             changed: false,
             bytes_new: 0,
@@ -76,10 +82,15 @@ impl<'a, 'b> Assembler<'a, 'b> {
     /// The next fact, in order.
     pub(super) fn take(&mut self, pack: PackId, fact: Fact) -> Result<()> {
         match fact {
-            Fact::Enter(draft) => self.open.push(Open { draft, builder: DirBuilder::default() }),
+            Fact::Enter(draft) => {
+                self.open.push(Open { draft, builder: DirBuilder::default(), whole: None });
+            }
+            Fact::Node(level, below, beside) => return self.node(level, *below, beside),
+            Fact::Whole(directory, beside) => self.whole(directory, beside),
             Fact::Leave => return self.leave(),
             Fact::Known(entry, sighting) => return self.known(*entry, sighting),
             Fact::Made(draft, Body::Whole(content)) => return self.made(*draft, content),
+            Fact::Made(draft, Body::As(key)) => return self.made_as(*draft, key),
             Fact::Made(draft, Body::Chunks(chunks)) => {
                 let mut map = CutMap::default();
                 self.chunks(pack, &mut map, chunks)?;
@@ -104,36 +115,39 @@ impl<'a, 'b> Assembler<'a, 'b> {
                     *map = CutMap::default();
                 }
             }
-            Fact::End { look, changed } => {
-                if let Some((mut draft, map)) = self.large.take() {
-                    draft.entry.mtime = look.mtime;
-                    draft.sighting.spot = draft.sighting.spot.map(|_| look.spot());
-                    mark(&mut draft, changed);
-                    let content = map.finish(self.writer)?;
-                    if !changed && content.len() != look.size {
-                        let (stored, name) = (content.len(), draft.entry.name.escape_ascii().to_string());
-                        let words = format!(
-                            "of {name}, {stored} of {} bytes were taken over: this is a bug",
-                            look.size
-                        );
-                        return Err(Error::new(Kind::Unsupported, words));
-                    }
-                    return self.made(*draft, Content::File(content));
-                }
-            }
+            Fact::End(ending) => return self.end(ending),
             Fact::Broken => self.large = None,
             Fact::Unread(path, error) => return self.unread(&path, error),
         }
         Ok(())
     }
 
+    /// A large file is complete.
+    fn end(&mut self, ending: Option<Ending>) -> Result<()> {
+        let Some((mut draft, map)) = self.large.take() else { return Ok(()) };
+        let content = map.finish(self.writer)?;
+        if let Some(Ending { look, changed }) = ending {
+            draft.entry.mtime = look.mtime;
+            draft.sighting.spot = draft.sighting.spot.map(|_| look.spot());
+            mark(&mut draft, changed);
+            if !changed {
+                judge_len(&draft.entry, content.len(), look.size)?;
+            }
+        }
+        self.made(*draft, Content::File(content))
+    }
+
     fn leave(&mut self) -> Result<()> {
-        let Some(Open { draft, builder }) = self.open.pop() else { return Ok(()) };
-        let Draft { mut entry, mut sighting, attributes, .. } = *draft;
-        let built = builder.finish(self.writer)?;
+        let Some(Open { draft, builder, whole }) = self.open.pop() else { return Ok(()) };
+        let Draft { mut entry, mut sighting, attributes, memory } = *draft;
+        let built = match whole {
+            Some(built) => Some(built),
+            None => builder.finish(self.writer)?,
+        };
         entry.content = Content::Directory(built.map(|(directory, _)| directory));
         entry.attributes = self.attributes(attributes)?;
         sighting.below = built.map(|(_, beside)| beside);
+        self.remember(memory, &entry.content, sighting.below);
         if self.open.is_empty() {
             self.top = Some(builder::top(self.writer, entry, sighting)?);
             return Ok(());
@@ -141,28 +155,50 @@ impl<'a, 'b> Assembler<'a, 'b> {
         self.add(entry, sighting)
     }
 
-    fn add(&mut self, entry: Entry, sighting: Sighting) -> Result<()> {
-        if let Content::File(content) = &entry.content {
-            self.plan.progress.add(content.len());
+    fn node(&mut self, level: u8, below: Below, beside: Child) -> Result<()> {
+        self.take_over(below.totals, [below.child, beside]);
+        match self.open.last_mut() {
+            Some(open) => open.builder.add_node(self.writer, level, below, beside),
+            None => Ok(()),
         }
+    }
+
+    fn whole(&mut self, directory: Directory, beside: Child) {
+        self.take_over(directory.totals, [directory.child, beside]);
+        if let Some(open) = self.open.last_mut() {
+            open.whole = Some((directory, beside));
+        }
+    }
+
+    fn known(&mut self, entry: Entry, sighting: Sighting) -> Result<()> {
+        let children = entry.children().into_iter().map(|Referred { child, .. }| child);
+        self.take_over(entry.totals(), children.chain(sighting.below));
+        self.add(entry, sighting)
+    }
+
+    /// Notes what lies here already.
+    fn take_over(&mut self, totals: Totals, children: impl IntoIterator<Item = Child>) {
+        children.into_iter().for_each(|child| self.writer.reuse(child.place));
+        self.plan.progress.add(totals.bytes);
+    }
+
+    fn add(&mut self, entry: Entry, sighting: Sighting) -> Result<()> {
         match self.open.last_mut() {
             Some(open) => open.builder.add(self.writer, entry, sighting),
             None => Ok(()),
         }
     }
 
-    fn known(&mut self, entry: Entry, sighting: Sighting) -> Result<()> {
-        for Referred { child, .. } in entry.children() {
-            self.writer.reuse(child.place);
-        }
-        self.add(entry, sighting)
-    }
-
     fn made(&mut self, draft: Draft, content: Content) -> Result<()> {
         let Draft { mut entry, sighting, attributes, memory } = draft;
+        // The draft of a copy has the content that it had there.
+        if let (Content::File(before), Content::File(content)) = (&entry.content, &content) {
+            judge_len(&entry, content.len(), before.len())?;
+        }
         entry.content = content;
         entry.attributes = self.attributes(attributes)?;
         self.changed |= entry.changed;
+        self.plan.progress.add(entry.totals().bytes);
         match (entry.link, memory) {
             (Some(link), Memory::Keep) => {
                 let _before = self.kept.insert(link.group, (entry.clone(), sighting));
@@ -170,15 +206,32 @@ impl<'a, 'b> Assembler<'a, 'b> {
             (Some(link), Memory::Forget) => {
                 let _gone = self.kept.remove(&link.group);
             }
-            _ => {}
+            _ => self.remember(memory, &entry.content, sighting.below),
         }
         self.add(entry, sighting)
+    }
+
+    fn made_as(&mut self, mut draft: Draft, key: Key) -> Result<()> {
+        let Some((content, beside)) = self.contents.get(&key).cloned() else {
+            return Err(Error::new(Kind::Unsupported, "a content was forgotten too early: this is a bug"));
+        };
+        draft.sighting.below = beside;
+        self.made(draft, content)
+    }
+
+    fn remember(&mut self, memory: Memory, content: &Content, beside: Option<Child>) {
+        if let Memory::As(key) = memory {
+            let _before = self.contents.put(key, (content.clone(), beside));
+        }
     }
 
     fn again(&mut self, name: Bytes, group: [u8; 16], path: &[u8], last: bool) -> Result<()> {
         let kept = if last { self.kept.remove(&group) } else { self.kept.get(&group).cloned() };
         match kept {
-            Some((entry, sighting)) => self.add(Entry { name, ..entry }, sighting),
+            Some((entry, sighting)) => {
+                self.plan.progress.add(entry.totals().bytes);
+                self.add(Entry { name, ..entry }, sighting)
+            }
             None => {
                 let words = "its other name could not be read";
                 self.unread(path, Error::new(Kind::Source, words))
@@ -264,4 +317,14 @@ impl<'a, 'b> Assembler<'a, 'b> {
             unread: self.unread,
         })
     }
+}
+
+/// Fewer bytes, or more, must not pass for a file.
+fn judge_len(entry: &Entry, stored: u64, wanted: u64) -> Result<()> {
+    if stored == wanted {
+        return Ok(());
+    }
+    let name = entry.name.escape_ascii();
+    let words = format!("of {name}, {stored} of {wanted} bytes were taken over: this is a bug");
+    Err(Error::new(Kind::Unsupported, words))
 }

@@ -91,6 +91,21 @@ impl DirBuilder {
         Ok(())
     }
 
+    /// A node of the directory that is stored already, of this level, and the sightings beside it. What is open below its level ends before it:
+    /// nothing is, where the node begins as the rule has it.
+    pub fn add_node(&mut self, nodes: &mut dyn Nodes, level: u8, below: Below, beside: Child) -> Result<()> {
+        let level = usize::from(level);
+        if !self.leaf.rows.is_empty() {
+            self.close_leaf(nodes)?;
+        }
+        for lower in 0..level {
+            if self.above.get(lower).is_some_and(|open| !open.rows.is_empty()) {
+                self.close_branch(nodes, lower)?;
+            }
+        }
+        self.place(nodes, level, below, beside)
+    }
+
     /// The whole directory.
     pub fn finish(mut self, nodes: &mut dyn Nodes) -> Result<Built> {
         if !self.leaf.rows.is_empty() {
@@ -139,12 +154,16 @@ impl DirBuilder {
         below: impl FnOnce(Child) -> Below,
         level: usize,
     ) -> Result<()> {
+        let (child, beside) = store_both(nodes, node, sightings)?;
+        self.place(nodes, level, below(child), beside)
+    }
+
+    /// Tells the level above of a node of `level`.
+    fn place(&mut self, nodes: &mut dyn Nodes, level: usize, below: Below, beside: Child) -> Result<()> {
         if level > usize::from(limits::TREE_LEVEL_MAX) {
             return Err(Error::new(Kind::Source, "a directory has more entries than a backup can hold"));
         }
-        let (child, beside) = store_both(nodes, node, sightings)?;
-        let below = below(child);
-        if self.above.len() == level {
+        while self.above.len() <= level {
             self.above.push(Open::default());
         }
         let (name, weight) = (below.first.clone(), ROW_WEIGHT + below.first.len() as u64);
@@ -287,6 +306,78 @@ mod tests {
         assert!(added <= 2 * 2 * 3, "{added} nodes");
         let _gone = names.remove(15_000);
         assert_eq!(build(&mut kept, names.iter()), before, "what was there before leaves no trace");
+    }
+
+    /// Adds what is in a directory: nodes as they are, as far as all names in them are below `until` or not below `from`; else entry by entry.
+    fn add_again(
+        kept: &mut Kept,
+        builder: &mut DirBuilder,
+        at: (Below, Child, u8),
+        end: Option<&Bytes>,
+        (until, from): (&[u8], &[u8]),
+    ) {
+        let (below, beside, level) = at;
+        if end.is_some_and(|end| **end <= *until) || (*below.first >= *from && !below.first.is_empty()) {
+            return builder.add_node(kept, level, below, beside).unwrap();
+        }
+        let TreeNode::Sightings(sightings) = kept.0[&beside.id.0].clone() else { panic!("no sightings") };
+        match kept.0[&below.child.id.0].clone() {
+            TreeNode::Leaf(entries) => {
+                for entry in entries {
+                    if *entry.name == *until {
+                        let new = file(&format!("{}x", std::str::from_utf8(until).unwrap()));
+                        builder.add(kept, entry, Sighting::default()).unwrap();
+                        builder.add(kept, new, Sighting::default()).unwrap();
+                    } else {
+                        builder.add(kept, entry, Sighting::default()).unwrap();
+                    }
+                }
+            }
+            TreeNode::Branch { level, below: all } => {
+                let ends: Vec<Option<Bytes>> =
+                    all.iter().skip(1).map(|next| Some(next.first.clone())).chain([end.cloned()]).collect();
+                for ((below, row), end) in all.into_iter().zip(sightings.rows).zip(ends) {
+                    let at = (below, row.below.unwrap(), level - 1);
+                    add_again(kept, builder, at, end.as_ref(), (until, from));
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nodes_taken_over_whole_give_what_their_entries_would_have_given() {
+        let (mut kept, mut names) = (Kept::default(), names(60_000));
+        let (top, beside) = build(&mut kept, names.iter()).unwrap();
+        assert!(top.level >= 1);
+        for at in [0, 1, 777, 30_000, 59_999] {
+            let name = names[at].clone();
+            names.insert(at + 1, format!("{name}x"));
+            let wanted = build(&mut kept, names.iter());
+            let mut builder = DirBuilder::default();
+            let first = Bytes::new();
+            let below = Below { first, rows: top.rows, totals: top.totals, child: top.child };
+            let (until, from) =
+                (name.as_bytes(), names.get(at + 2).map_or(&b"\xff"[..], |name| name.as_bytes()));
+            add_again(&mut kept, &mut builder, (below, beside, top.level), None, (until, from));
+            assert_eq!(builder.finish(&mut kept).unwrap(), wanted, "{at}");
+            let _gone = names.remove(at + 1);
+        }
+    }
+
+    #[test]
+    fn a_node_that_begins_where_none_would_is_a_part_of_the_directory_all_the_same() {
+        let (mut kept, names) = (Kept::default(), names(20_000));
+        let (late, beside) = build(&mut kept, names[10_003..].iter()).unwrap();
+        let mut builder = DirBuilder::default();
+        for name in &names[..10_003] {
+            builder.add(&mut kept, file(name), Sighting::default()).unwrap();
+        }
+        let first = Bytes::copy_from_slice(names[10_003].as_bytes());
+        let below = Below { first, rows: late.rows, totals: late.totals, child: late.child };
+        builder.add_node(&mut kept, late.level, below, beside).unwrap();
+        let (top, _) = builder.finish(&mut kept).unwrap().unwrap();
+        assert!(listed(&kept, &top).iter().eq(names.iter().map(String::as_bytes)));
     }
 
     #[test]

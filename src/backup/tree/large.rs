@@ -1,8 +1,8 @@
 //! Large files: read by the walk itself, in order, cut, and handed to the workers in runs. Holes are told, not read.
 
-use super::task::{Subject, Task};
-use super::walk::Out;
-use super::worker::Shop;
+use super::out::{Out, Run};
+use super::reading::{Errand, Shop, Subject};
+use super::task::{Ending, Fact};
 use crate::error::{Kind, Result};
 use crate::progress::Cancel;
 use crate::source::directory::{Folder, Look, OpenFile};
@@ -11,17 +11,9 @@ use std::sync::atomic::Ordering;
 /// Reads one large file.
 pub(super) struct Large<'a, 'b> {
     pub(super) shop: &'a Shop<'a>,
-    pub(super) out: &'a mut Out<'b>,
+    pub(super) out: &'a mut Out<'b, Errand>,
     pub(super) cancel: &'a Cancel,
     pub(super) run_len: usize,
-}
-
-/// Bytes that are not handed on yet, and the chunks that they are cut into so far.
-#[derive(Default)]
-struct Run {
-    buffer: Vec<u8>,
-    lengths: Vec<usize>,
-    cut: usize,
 }
 
 impl Large<'_, '_> {
@@ -37,10 +29,10 @@ impl Large<'_, '_> {
             Ok(None) => return Ok(()),
             Err(error) => return self.out.unread_or_fail(path, error),
         };
-        self.out.push(Task::Begin(Subject { look, ..subject }, attributes), 0);
+        self.out.errand(Errand::Begin(Subject { look, ..subject }, attributes), 0);
         match self.passes(&file, look) {
             Err(error) if error.kind() == Kind::Source => {
-                self.out.push(Task::Broken, 0);
+                self.out.fact(Fact::Broken);
                 self.out.unread_or_fail(path, error)
             }
             done => done,
@@ -54,10 +46,10 @@ impl Large<'_, '_> {
             let after = file.look()?;
             let stable = after.is_untouched_since(&before) && read == after.size;
             if stable || is_last {
-                self.out.push(Task::End { look: after, changed: !stable }, 0);
+                self.out.fact(Fact::End(Some(Ending { look: after, changed: !stable })));
                 return Ok(());
             }
-            self.out.push(Task::Anew, 0);
+            self.out.fact(Fact::Anew);
             before = after;
         }
         Ok(())
@@ -76,13 +68,13 @@ impl Large<'_, '_> {
                 let data = file.data_from(at)?;
                 let hole_until = data.unwrap_or_else(|| look.size.max(at));
                 if hole_until > at {
-                    self.hand_on(&mut run, true);
-                    self.out.push(Task::Hole(hole_until - at), 0);
+                    self.out.hand_on(&mut run, self.shop.cutter, true);
+                    self.out.fact(Fact::Hole(hole_until - at));
                     at = hole_until;
                 }
                 if data.is_none() {
                     // Where the file ends in data, the last of it is still in our hands.
-                    self.hand_on(&mut run, true);
+                    self.out.hand_on(&mut run, self.shop.cutter, true);
                     return Ok(at);
                 }
                 // Punched since we asked for data: a read gives its zeros as well.
@@ -92,9 +84,9 @@ impl Large<'_, '_> {
             let read = self.fill(&mut run, file, at, wanted)?;
             at += read as u64;
             let ends = read < wanted;
-            run.cut_up(self.shop, ends);
+            run.cut_up(self.shop.cutter, ends);
             if ends || run.buffer.len() == self.run_len {
-                self.hand_on(&mut run, ends);
+                self.out.hand_on(&mut run, self.shop.cutter, ends);
             }
             if ends {
                 return Ok(at);
@@ -109,33 +101,5 @@ impl Large<'_, '_> {
         run.buffer.truncate(from + read);
         let _sum = self.shop.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
-    }
-
-    /// Sends off what is cut; `all`: what is left becomes the last chunk, because nothing follows it.
-    fn hand_on(&mut self, run: &mut Run, all: bool) {
-        if all {
-            run.cut_up(self.shop, true);
-        }
-        let mut done = std::mem::take(run);
-        run.buffer.extend_from_slice(&done.buffer[done.cut..]);
-        if !done.lengths.is_empty() {
-            done.buffer.truncate(done.cut);
-            self.out.send_run(done.buffer, done.lengths);
-        }
-    }
-}
-
-impl Run {
-    /// Cuts off every chunk whose end is certain; all of them, where the data ends.
-    fn cut_up(&mut self, shop: &Shop<'_>, ends: bool) {
-        while self.cut < self.buffer.len() {
-            let rest = &self.buffer[self.cut..];
-            let first = shop.cutter.first(rest);
-            if first == rest.len() && first < shop.cutter.most() && !ends {
-                break;
-            }
-            self.lengths.push(first);
-            self.cut += first;
-        }
     }
 }

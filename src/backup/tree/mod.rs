@@ -9,15 +9,21 @@
 
 mod assembler;
 pub mod builder;
+mod copy;
 mod cutter;
 mod large;
 mod links;
 mod map;
+mod out;
 mod pipeline;
+mod reading;
+mod relied;
 mod taken;
 mod task;
 mod walk;
 mod worker;
 
+pub use copy::TreeCopy;
+pub(super) use copy::copy_tree;
 pub use cutter::Cutter;
 pub(super) use pipeline::{TreeDone, TreePlan, back_up_tree};

@@ -5,9 +5,11 @@
 use super::super::pipeline::{Judge, RUN_LEN, joined, panicked, runs_under_way};
 use super::assembler::{Assembled, Assembler};
 use super::cutter::Cutter;
-use super::task::{DoneUnit, Unit};
-use super::walk::{Out, Walk};
-use super::worker::{Shop, Worker};
+use super::out::Out;
+use super::reading::Shop;
+use super::task::{DoneUnit, Task, Unit};
+use super::walk::Walk;
+use super::worker::{Trade, Worker};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::format::limits;
@@ -24,7 +26,7 @@ use crate::source::directory::{Directory, open_many_files};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use tokio::runtime::Handle;
 
 /// A change at the same tick of a file system's clock does not show; some clocks tick once in two seconds.
@@ -56,6 +58,14 @@ pub(in crate::backup) struct TreeDone {
     pub(in crate::backup) unread: Vec<String>,
 }
 
+impl Assembled {
+    /// The same, with what is known of the source.
+    pub(super) fn done(self, facts: &Facts, bytes_read: u64) -> TreeDone {
+        let Assembled { root, sightings, totals, changed, bytes_new, unread } = self;
+        TreeDone { root, sightings, totals, facts: facts.clone(), changed, bytes_read, bytes_new, unread }
+    }
+}
+
 enum Done {
     Unit(DoneUnit),
     Failed(Error),
@@ -69,15 +79,6 @@ pub(in crate::backup) fn back_up_tree(
 ) -> Result<TreeDone> {
     open_many_files();
     let cutter = cutter(plan);
-    let run_len = RUN_LEN.max(cutter.most());
-    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let buffers = runs_under_way(workers, plan.memory, cutter.least(), run_len);
-    let (work_in, work_out) = bounded::<Unit>(buffers);
-    let (done_in, done_out) = bounded::<Done>(buffers);
-    let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
-    for _ in 0..buffers {
-        let _fits = buffer_in.send(Vec::new());
-    }
     let bytes_read = AtomicU64::new(0);
     let shop = Shop {
         cutter: &cutter,
@@ -86,33 +87,58 @@ pub(in crate::backup) fn back_up_tree(
         device: directory.top().look()?.device,
         bytes_read: &bytes_read,
     };
+    let keep_going = directory.options().keep_going;
+    let walk = |out: Out<'_, _>| Walk::new(plan, directory, &shop, out).run();
+    let assembled = run(plan, writer, &shop, keep_going, walk)?;
+    Ok(assembled.done(directory.facts(), bytes_read.into_inner()))
+}
+
+/// Has a walk and workers of a trade find out what an assembler puts together.
+pub(super) fn run<T: Trade>(
+    plan: &TreePlan<'_>,
+    writer: &mut Writer,
+    trade: &T,
+    keep_going: bool,
+    walk: impl FnOnce(Out<'_, T::Errand>) -> Result<()> + Send,
+) -> Result<Assembled> {
+    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let buffers = runs_under_way(workers, plan.memory, trade.cutter().least(), run_len(trade.cutter()));
+    let (work_in, work_out) = bounded::<Unit<T::Errand>>(buffers);
+    let (done_in, done_out) = bounded::<Done>(buffers);
+    let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
+    for _ in 0..buffers {
+        let _fits = buffer_in.send(Vec::new());
+    }
     let assigned = writer.assigned();
-    let out = Out::new(&assigned, buffer_out, work_in);
-    let walk = Walk::new(plan, directory, &shop, out, run_len);
+    let expect = |tasks: &[Task<T::Errand>]| trade.expect(tasks);
+    let out = Out::new(&assigned, buffer_out, work_in, &expect);
     std::thread::scope(|scope| {
-        let walked = scope.spawn(|| walk.run());
+        let walked = scope.spawn(|| walk(out));
         let threads: Vec<_> = (0..workers)
             .map(|_| {
-                let (from, to, shop) = (work_out.clone(), done_in.clone(), &shop);
-                scope.spawn(move || work(plan, shop, &from, &to))
+                let (from, to) = (work_out.clone(), done_in.clone());
+                scope.spawn(move || work(plan, trade, &from, &to))
             })
             .collect();
         drop((work_out, done_in));
-        let mut assembler = Assembler::new(plan, writer, directory.options().keep_going);
+        let mut assembler = Assembler::new(plan, writer, keep_going);
         let assembled = assemble(plan, &mut assembler, done_out, buffer_in);
         let worked: Vec<Result<()>> = threads.into_iter().map(joined).collect();
         // The walk's error first: what it says of the source is the cause, the others only saw a channel end.
         joined(walked)?;
         worked.into_iter().collect::<Result<()>>()?;
         assembled?;
-        let Assembled { root, sightings, totals, changed, bytes_new, unread } = assembler.finish()?;
-        let (facts, bytes_read) = (directory.facts().clone(), bytes_read.load(Ordering::Relaxed));
-        Ok(TreeDone { root, sightings, totals, facts, changed, bytes_read, bytes_new, unread })
+        assembler.finish()
     })
 }
 
+/// How many bytes of a large file are handed on at once.
+pub(super) fn run_len(cutter: &Cutter) -> usize {
+    RUN_LEN.max(cutter.most())
+}
+
 /// Files are cut into chunks of about twice the size that images are cut at.
-fn cutter(plan: &TreePlan<'_>) -> Cutter {
+pub(super) fn cutter(plan: &TreePlan<'_>) -> Cutter {
     let repository = plan.repository;
     let goal = (repository.config.chunk_size * 2).min(limits::CHUNK_LEN_MAX / 4);
     Cutter::new(repository.keys.gear(), goal as usize)
@@ -125,9 +151,15 @@ fn fresh_from(directory: &Directory) -> Time {
 }
 
 /// A failure, a panic too, goes the way of the units: the assembler waits for every one of them.
-fn work(plan: &TreePlan<'_>, shop: &Shop<'_>, from: &Receiver<Unit>, to: &Sender<Done>) -> Result<()> {
+fn work<T: Trade>(
+    plan: &TreePlan<'_>,
+    trade: &T,
+    from: &Receiver<Unit<T::Errand>>,
+    to: &Sender<Done>,
+) -> Result<()> {
     let keys = &plan.repository.keys;
-    let mut worker = Worker { shop, judge: Judge { keys, known: plan.known, seal: Seal::new(plan.level)? } };
+    let judge = Judge { keys, known: plan.known, seal: Seal::new(plan.level)? };
+    let mut worker = Worker::new(trade, judge);
     for unit in from {
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.unit(unit)));
         let done = match worked {

@@ -2,14 +2,12 @@
 //!
 //! Nothing that a check found damaged, or whose pack is gone, is handed down; it is read again, which heals it.
 
-use super::task::Subject;
+use super::reading::{Subject, entry_of};
+use super::relied::Relied;
 use super::walk::Walk;
-use super::worker::entry_of;
-use crate::format::node::Child;
-use crate::format::tree::{Attribute, Attributes, Content, Entry, FileContent, Sighting, Value};
+use crate::format::tree::{Content, Entry, Sighting};
 use crate::image::tree::Seen;
 use crate::source::directory::Type;
-use std::sync::Arc;
 
 impl Walk<'_> {
     /// What the parent has of something that nobody touched since, if all of it may be relied on.
@@ -23,60 +21,12 @@ impl Walk<'_> {
         if !same {
             return None;
         }
-        let content = self.content_relied_on(&there.content)?;
-        let attributes = self.attributes_relied_on(&there.attributes)?;
+        let relied = Relied(self.plan.known);
+        let content = relied.content(&there.content)?;
+        let attributes = relied.attributes(&there.attributes)?;
         let (mut entry, sighting) = entry_of(subject, self.shop, content);
         entry.attributes = attributes;
         Some((entry, sighting))
-    }
-
-    fn content_relied_on(&self, content: &Content) -> Option<Content> {
-        Some(match content {
-            Content::File(FileContent::Chunk { len, child }) => {
-                Content::File(FileContent::Chunk { len: *len, child: self.relied_on(child)? })
-            }
-            // Below a map nothing is looked at: only where nothing is known to be damaged.
-            Content::File(FileContent::Map { len, data, level, child }) if self.plan.known.is_spotless() => {
-                let child = self.relied_on(child)?;
-                Content::File(FileContent::Map { len: *len, data: *data, level: *level, child })
-            }
-            Content::File(FileContent::Map { .. }) => return None,
-            other => other.clone(),
-        })
-    }
-
-    fn attributes_relied_on(&self, attributes: &Attributes) -> Option<Attributes> {
-        Some(match attributes {
-            Attributes::None => Attributes::None,
-            Attributes::Here(set) if set.iter().all(|one| matches!(one.value, Value::Here(_))) => {
-                Attributes::Here(Arc::clone(set))
-            }
-            Attributes::Here(set) => {
-                let relied_on = |one: &Attribute| {
-                    let value = match &one.value {
-                        Value::Here(bytes) => Value::Here(bytes.clone()),
-                        Value::Chunk { len, child } => {
-                            Value::Chunk { len: *len, child: self.relied_on(child)? }
-                        }
-                    };
-                    Some(Attribute { name: one.name.clone(), value })
-                };
-                Attributes::Here(set.iter().map(relied_on).collect::<Option<Vec<_>>>()?.into())
-            }
-            Attributes::Node(child) if self.plan.known.is_spotless() => {
-                Attributes::Node(self.relied_on(child)?)
-            }
-            Attributes::Node(_) => return None,
-        })
-    }
-
-    /// The child at a place that may be relied on: its own, or another copy's.
-    fn relied_on(&self, child: &Child) -> Option<Child> {
-        let known = self.plan.known;
-        if known.holds(child.id, child.place) {
-            return Some(*child);
-        }
-        known.find(child.id).map(|place| Child { place, ..*child })
     }
 }
 

@@ -5,104 +5,25 @@
 
 use super::large::Large;
 use super::links::{Links, Met};
-use super::pipeline::TreePlan;
-use super::task::{Memory, Subject, Task, Unit};
-use super::worker::{SMALL_MAX, Shop};
+use super::out::{Out, READ_WEIGHT};
+use super::pipeline::{TreePlan, run_len};
+use super::reading::{Errand, SMALL_MAX, Shop, Subject};
+use super::task::{Fact, Memory};
 use crate::error::{Error, Kind, Result};
 use crate::format::limits;
 use crate::format::shown::path_text;
 use crate::image::tree::{Seen, SeenDir};
-use crate::repo::packs::Assigned;
 use crate::source::directory::{Apart, Directory, Folder, Look, Type};
 use crate::source::machine::Number;
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
-
-/// A unit sets out when its tasks weigh so much: the bytes that are to be read for them, and something for each.
-const UNIT_WEIGHT: u64 = 1 << 20;
-const READ_WEIGHT: u64 = 16 << 10;
-const KNOWN_WEIGHT: u64 = 1 << 10;
-
-/// The way to the workers.
-pub(super) struct Out<'a> {
-    pub(super) assigned: &'a Assigned,
-    pub(super) buffers: Receiver<Vec<u8>>,
-    pub(super) work: Sender<Unit>,
-    number: u64,
-    tasks: Vec<Task>,
-    weight: u64,
-    stopped: bool,
-}
-
-impl<'a> Out<'a> {
-    pub(super) fn new(assigned: &'a Assigned, buffers: Receiver<Vec<u8>>, work: Sender<Unit>) -> Out<'a> {
-        Out { assigned, buffers, work, number: 0, tasks: Vec::new(), weight: 0, stopped: false }
-    }
-
-    /// One more task.
-    pub(super) fn push(&mut self, task: Task, weight: u64) {
-        self.tasks.push(task);
-        self.weight += weight + KNOWN_WEIGHT;
-        if self.weight >= UNIT_WEIGHT {
-            self.flush();
-        }
-    }
-
-    /// A run of chunks, as a unit of its own.
-    pub(super) fn send_run(&mut self, bytes: Vec<u8>, lengths: Vec<usize>) {
-        self.flush();
-        if self.buffer().is_some() {
-            self.send(vec![Task::Chunks(lengths)], bytes);
-        }
-    }
-
-    /// What waits sets out.
-    pub(super) fn flush(&mut self) {
-        if self.tasks.is_empty() {
-            return;
-        }
-        let tasks = std::mem::take(&mut self.tasks);
-        self.weight = 0;
-        if let Some(buffer) = self.buffer() {
-            self.send(tasks, buffer);
-        }
-    }
-
-    /// Whether nobody listens any more: whoever stopped has the error, and there is nothing left to do.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stopped
-    }
-
-    fn buffer(&mut self) -> Option<Vec<u8>> {
-        let buffer = self.buffers.recv().ok();
-        self.stopped |= buffer.is_none();
-        buffer
-    }
-
-    fn send(&mut self, tasks: Vec<Task>, buffer: Vec<u8>) {
-        let unit = Unit { number: self.number, pack: self.assigned.current(), tasks, buffer };
-        self.number += 1;
-        self.stopped |= self.work.send(unit).is_err();
-    }
-
-    /// Hands on that something can't be read; any other failure is one of ours.
-    pub(super) fn unread_or_fail(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
-        if error.kind() != Kind::Source {
-            return Err(error);
-        }
-        self.push(Task::Unread(path, error), 0);
-        Ok(())
-    }
-}
 
 /// One walk.
 pub(super) struct Walk<'a> {
     pub(super) plan: &'a TreePlan<'a>,
     pub(super) directory: &'a Directory,
     pub(super) shop: &'a Shop<'a>,
-    pub(super) out: Out<'a>,
-    pub(super) run_len: usize,
+    pub(super) out: Out<'a, Errand>,
     links: Links,
 }
 
@@ -119,10 +40,9 @@ impl<'a> Walk<'a> {
         plan: &'a TreePlan<'a>,
         directory: &'a Directory,
         shop: &'a Shop<'a>,
-        out: Out<'a>,
-        run_len: usize,
+        out: Out<'a, Errand>,
     ) -> Walk<'a> {
-        Walk { plan, directory, shop, out, run_len, links: Links::default() }
+        Walk { plan, directory, shop, out, links: Links::default() }
     }
 
     /// Walks to the end.
@@ -142,7 +62,7 @@ impl<'a> Walk<'a> {
                 Some(name) => self.one(frame, &name)?,
                 None => {
                     let _left = stack.pop();
-                    self.out.push(Task::Leave, 0);
+                    self.out.fact(Fact::Leave);
                     continue;
                 }
             };
@@ -205,7 +125,7 @@ impl<'a> Walk<'a> {
         }
         self.plan.progress.expect(look.size);
         if let Some((entry, sighting)) = before.and_then(|before| self.untouched(&subject, &before)) {
-            self.out.push(Task::Known(Box::new(entry), sighting), 0);
+            self.out.fact(Fact::Known(Box::new(entry), sighting));
             return Ok(None);
         }
         self.read(subject, folder)?;
@@ -229,17 +149,17 @@ impl<'a> Walk<'a> {
                 Met::Unknown { last } => subject.memory = if last { Memory::Forget } else { Memory::None },
                 Met::Before { last } => {
                     let path = folder.path_of(&subject.name);
-                    self.out.push(Task::Again { name: subject.name, group, path, last }, 0);
+                    self.out.fact(Fact::Again { name: subject.name, group, path, last });
                     return Ok(());
                 }
             }
         }
         if subject.look.kind == Type::File && subject.look.size > SMALL_MAX {
-            let (shop, cancel, run_len) = (self.shop, self.plan.cancel, self.run_len);
+            let (shop, cancel, run_len) = (self.shop, self.plan.cancel, run_len(self.shop.cutter));
             return Large { shop, out: &mut self.out, cancel, run_len }.read(subject, folder);
         }
         let weight = READ_WEIGHT + if subject.look.kind == Type::File { subject.look.size } else { 0 };
-        self.out.push(Task::Read(subject, Arc::clone(folder)), weight);
+        self.out.errand(Errand::Read(subject, Arc::clone(folder)), weight);
         Ok(())
     }
 
@@ -276,7 +196,7 @@ impl<'a> Walk<'a> {
             }
         };
         let device = subject.look.device;
-        self.out.push(Task::Enter(subject, Some(Arc::clone(&folder))), READ_WEIGHT);
+        self.out.errand(Errand::Enter(subject, Some(Arc::clone(&folder))), READ_WEIGHT);
         Ok(Some(Frame { folder, device, names: names.into_iter(), before }))
     }
 
@@ -289,8 +209,8 @@ impl<'a> Walk<'a> {
 
     /// A directory of which only that it is there is kept.
     fn leave_empty(&mut self, subject: Subject) -> Option<Frame> {
-        self.out.push(Task::Enter(subject, None), 0);
-        self.out.push(Task::Leave, 0);
+        self.out.errand(Errand::Enter(subject, None), 0);
+        self.out.fact(Fact::Leave);
         None
     }
 }
@@ -301,7 +221,7 @@ fn seen_dir(before: &Seen) -> Option<SeenDir> {
 }
 
 /// A parent that can't be read is worth a word, not a failed backup.
-fn lost<T>(error: Error) -> Result<Option<T>> {
+pub(super) fn lost<T>(error: Error) -> Result<Option<T>> {
     if matches!(error.kind(), Kind::Corrupt | Kind::Missing) {
         tracing::warn!("{error}; what it describes of the parent is read again");
         return Ok(None);

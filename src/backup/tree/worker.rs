@@ -1,224 +1,80 @@
-//! The workers of a tree: they read what is small, cut, hash, compress and seal.
+//! The workers of a tree: they find out what the walk left open, hash, compress and seal.
 //!
-//! A file that changes while it is read is read once more; one that changes again is stored as it was read, and marked. A file that is gone by
-//! the time it would be read is no part of the backup: the source has it no more.
+//! What there is to find out depends on what is walked, a directory or the tree of another repository: that is a [`Trade`].
 
 use super::super::pipeline::{Judge, Outcome};
 use super::cutter::Cutter;
-use super::task::{Body, DoneUnit, Draft, Fact, Subject, Task, Unit};
-use crate::error::{Error, Kind, Result};
-use crate::format::shown::path_text;
-use crate::format::tree::{Content, Entry, FileContent, Link, Sighting, Time};
-use crate::format::{PackId, limits};
-use crate::source::directory::{Attributes, Folder, Look, OpenFile, Owners, Type};
-use crate::source::machine::Number;
-use bytes::Bytes;
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::task::{DoneUnit, Fact, Task, Unit};
+use crate::error::Result;
+use crate::format::PackId;
 
-/// Files up to this length are read by the workers.
-pub(super) const SMALL_MAX: u64 = 1 << 20;
-/// A small file that grew while it was read is read up to this length.
-const GROWN_MAX: usize = 8 << 20;
-/// Files up to this length lie in their entries.
-const INLINE_MAX: usize = 512;
+/// What workers do for a walk of some kind.
+pub(super) trait Trade: Sync {
+    /// What the walk leaves to them.
+    type Errand: Send;
 
-/// What all workers of an item know.
-pub(super) struct Shop<'a> {
-    pub(super) cutter: &'a Cutter,
-    pub(super) owners: &'a Owners,
-    /// What changed from here on may change again without showing.
-    pub(super) fresh_from: Time,
-    /// The file system of the source's directory.
-    pub(super) device: Number,
-    pub(super) bytes_read: &'a AtomicU64,
+    /// Where files are cut.
+    fn cutter(&self) -> &Cutter;
+
+    /// These are on their way to whoever does them.
+    fn expect(&self, _tasks: &[Task<Self::Errand>]) {}
+
+    /// Does one; the buffer is there to be used.
+    fn run(
+        &self,
+        errand: Self::Errand,
+        hands: &mut Hands<'_>,
+        buffer: &mut Vec<u8>,
+        facts: &mut Vec<Fact>,
+    ) -> Result<()>;
 }
 
-/// One worker.
-pub(super) struct Worker<'a> {
-    pub(super) shop: &'a Shop<'a>,
-    pub(super) judge: Judge<'a>,
+/// What a worker stores content with.
+pub(super) struct Hands<'a> {
+    judge: Judge<'a>,
+    pack: PackId,
 }
 
-impl Worker<'_> {
-    /// Does the tasks of a unit.
-    pub(super) fn unit(&mut self, unit: Unit) -> Result<DoneUnit> {
-        let Unit { number, pack, tasks, mut buffer } = unit;
-        let mut facts = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            self.task(pack, task, &mut buffer, &mut facts)?;
-        }
-        Ok(DoneUnit { number, pack, facts, buffer })
-    }
-
-    fn task(&mut self, pack: PackId, task: Task, buffer: &mut Vec<u8>, facts: &mut Vec<Fact>) -> Result<()> {
-        let fact = match task {
-            Task::Enter(subject, folder) => {
-                let attributes = folder.as_ref().map_or(Ok(Attributes::new()), |folder| folder.attributes());
-                let (attributes, error) = match attributes {
-                    Ok(attributes) => (attributes, None),
-                    Err(error) => (Attributes::new(), Some(error)),
-                };
-                let path = folder.map(|folder| folder.path().to_vec()).unwrap_or_default();
-                facts.extend(error.map(|error| Fact::Unread(path, error)));
-                Fact::Enter(Box::new(self.draft(&subject, attributes)))
-            }
-            Task::Read(subject, folder) => match self.read(pack, &subject, &folder, buffer) {
-                Ok(Some(made)) => made,
-                Ok(None) => return Ok(()),
-                Err(error) if error.kind() == Kind::Source => {
-                    Fact::Unread(folder.path_of(&subject.name), error)
-                }
-                Err(error) => return Err(error),
-            },
-            Task::Begin(subject, attributes) => Fact::Begin(Box::new(self.draft(&subject, attributes))),
-            Task::Chunks(lengths) => Fact::Chunks(self.chunks(pack, buffer, lengths.into_iter())?),
-            Task::Again { name, group, path, last } => Fact::Again { name, group, path, last },
-            Task::Leave => Fact::Leave,
-            Task::Known(entry, sighting) => Fact::Known(entry, sighting),
-            Task::Hole(len) => Fact::Hole(len),
-            Task::Anew => Fact::Anew,
-            Task::End { look, changed } => Fact::End { look, changed },
-            Task::Broken => Fact::Broken,
-            Task::Unread(path, error) => Fact::Unread(path, error),
-        };
-        facts.push(fact);
-        Ok(())
-    }
-
+impl Hands<'_> {
     /// Judges the chunks that bytes are cut into.
-    fn chunks(
+    pub(super) fn chunks(
         &mut self,
-        pack: PackId,
         mut bytes: &[u8],
-        lengths: impl Iterator<Item = usize>,
+        lengths: impl IntoIterator<Item = usize>,
     ) -> Result<Vec<(u32, Outcome)>> {
         let mut chunks = Vec::new();
         for len in lengths {
             let (chunk, rest) = bytes.split_at(len);
-            chunks.push((len as u32, self.judge.chunk(chunk, pack, None)?));
+            chunks.push((len as u32, self.judge.chunk(chunk, self.pack, None)?));
             bytes = rest;
         }
         Ok(chunks)
     }
+}
 
-    fn draft(&self, subject: &Subject, attributes: Attributes) -> Draft {
-        let (entry, sighting) = entry_of(subject, self.shop, Content::Fifo);
-        Draft { entry, sighting, attributes, memory: subject.memory }
+/// One worker.
+pub(super) struct Worker<'a, T> {
+    trade: &'a T,
+    hands: Hands<'a>,
+}
+
+impl<'a, T: Trade> Worker<'a, T> {
+    pub(super) fn new(trade: &'a T, judge: Judge<'a>) -> Worker<'a, T> {
+        Worker { trade, hands: Hands { judge, pack: PackId([0; 16]) } }
     }
 
-    /// Nothing: it is gone.
-    fn read(
-        &mut self,
-        pack: PackId,
-        subject: &Subject,
-        folder: &Folder,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<Fact>> {
-        if subject.look.kind == Type::File {
-            return self.read_file(pack, subject, folder, buffer);
-        }
-        let content = match subject.look.kind {
-            Type::Symlink => match folder.target(&subject.name)? {
-                Some(target) => link(target)?,
-                None => return Ok(None),
-            },
-            Type::Socket => Content::Socket,
-            Type::CharDevice => {
-                let device = subject.look.stands_for;
-                Content::CharDevice { major: device.major, minor: device.minor }
+    /// Does the tasks of a unit.
+    pub(super) fn unit(&mut self, unit: Unit<T::Errand>) -> Result<DoneUnit> {
+        let Unit { number, pack, tasks, mut buffer } = unit;
+        self.hands.pack = pack;
+        let mut facts = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            match task {
+                Task::Errand(errand) => self.trade.run(errand, &mut self.hands, &mut buffer, &mut facts)?,
+                Task::Chunks(lengths) => facts.push(Fact::Chunks(self.hands.chunks(&buffer, lengths)?)),
+                Task::Fact(fact) => facts.push(fact),
             }
-            Type::BlockDevice => {
-                let device = subject.look.stands_for;
-                Content::BlockDevice { major: device.major, minor: device.minor }
-            }
-            Type::Fifo | Type::File | Type::Directory => Content::Fifo,
-        };
-        let attributes = match folder.attributes_of(&subject.name) {
-            Err(_) if folder.look_at(&subject.name)?.is_none() => return Ok(None),
-            attributes => attributes?,
-        };
-        Ok(Some(Fact::Made(Box::new(self.draft(subject, attributes)), Body::Whole(content))))
-    }
-
-    fn read_file(
-        &mut self,
-        pack: PackId,
-        subject: &Subject,
-        folder: &Folder,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<Fact>> {
-        let Some(file) = folder.file(&subject.name)? else { return Ok(None) };
-        let (look, changed) = match read_whole(&file, subject.look, buffer)? {
-            (look, false) => (look, false),
-            _ => read_whole(&file, file.look()?, buffer)?,
-        };
-        let _sum = self.shop.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        let attributes = file.attributes()?;
-        let mut draft = self.draft(&Subject { look, ..subject.clone() }, attributes);
-        mark(&mut draft, changed);
-        let body = match buffer.len() {
-            0..=INLINE_MAX => Body::Whole(Content::File(FileContent::Inline(Bytes::copy_from_slice(buffer)))),
-            _ => {
-                let lengths = self.shop.cutter.cuts(buffer).into_iter();
-                Body::Chunks(self.chunks(pack, buffer, lengths)?)
-            }
-        };
-        Ok(Some(Fact::Made(Box::new(draft), body)))
-    }
-}
-
-/// Reads all of a file into the buffer; what it looked like at the end, and whether it changed meanwhile.
-fn read_whole(file: &OpenFile, before: Look, buffer: &mut Vec<u8>) -> Result<(Look, bool)> {
-    // One byte more than there should be shows whether it grew.
-    let mut room = usize::try_from(before.size).unwrap_or(usize::MAX).min(GROWN_MAX) + 1;
-    let mut len = 0;
-    loop {
-        buffer.resize(room, 0);
-        len += file.read(len as u64, &mut buffer[len..])?;
-        if len < room {
-            break;
         }
-        if room > GROWN_MAX {
-            let words = format!("{} grew beyond {GROWN_MAX} bytes while it was read", path_text(file.path()));
-            return Err(Error::new(Kind::Source, words).hint("back up a snapshot of it"));
-        }
-        room *= 2;
+        Ok(DoneUnit { number, pack, facts, buffer })
     }
-    buffer.truncate(len);
-    let after = file.look()?;
-    let changed = !after.is_untouched_since(&before) || len as u64 != after.size;
-    Ok((after, changed))
-}
-
-/// Notes that a file changed while it was read: it is not recognised the next time.
-pub(super) fn mark(draft: &mut Draft, changed: bool) {
-    if changed {
-        draft.entry.changed = true;
-        draft.sighting.spot = None;
-    }
-}
-
-fn link(target: Bytes) -> Result<Content> {
-    if target.is_empty() || target.len() > usize::from(limits::LINK_TARGET_LEN_MAX) {
-        let words = format!("a link points to {} bytes, which is no path", target.len());
-        return Err(Error::new(Kind::Source, words));
-    }
-    Ok(Content::Symlink(target))
-}
-
-/// The entry and the sighting of something, from what it looks like.
-pub(super) fn entry_of(subject: &Subject, shop: &Shop<'_>, content: Content) -> (Entry, Sighting) {
-    let look = &subject.look;
-    let entry = Entry {
-        name: subject.name.clone(),
-        mode: look.mode,
-        owner: shop.owners.owner(look.uid, look.gid),
-        mtime: look.mtime,
-        link: subject.group.map(|group| Link { group, names: look.names }),
-        changed: false,
-        attributes: Default::default(),
-        content,
-    };
-    let spot = (look.ctime < shop.fresh_from).then(|| look.spot());
-    (entry, Sighting { spot, below: None })
 }

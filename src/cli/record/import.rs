@@ -5,23 +5,21 @@
 
 use super::cinder;
 use super::export::home_place;
-use crate::backup::{ImageSource, ItemSource, Job, Parent, run as back_up};
 use crate::cli::adopt::{self, Place, Wish, adopt, ancestors};
 use crate::cli::args::RecordImport;
 use crate::cli::context::Context;
 use crate::cli::{locations, password};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::carried::Carried;
-use crate::format::limits;
 use crate::format::record::{Content, Item, Record};
 use crate::format::shown::to_json;
-use crate::image::{Engine, Image, Map};
-use crate::progress::Progress;
+use crate::format::{BackupId, limits};
+use crate::image::Engine;
 use crate::repo::Repository;
 use crate::repo::refs::Reference;
-use crate::seal::LEVEL_DEFAULT;
-use crate::source::Facts;
+use crate::seal::{LEVEL_DEFAULT, Verified};
 use crate::store;
+use crate::sync::Sides;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -50,17 +48,17 @@ pub(super) fn run(context: &Context, args: &RecordImport) -> Result<u8> {
     };
     let home = Arc::new(open_home(context, args, &place)?);
     let records = home.open_carried(&carried)?;
-    if !args.copy {
-        refuse_to_expose(context, ours, &home)?;
-    }
-    let mut imported = Vec::new();
-    for (record, json) in records {
-        let new = match args.copy {
-            true => copy(context, &engine, &home, &record)?,
-            false => context.runtime().block_on(ours.import(&home, &place, record.id, &json))?,
-        };
-        imported.push((record, new));
-    }
+    let imported = match args.copy {
+        true => copy_all(context, &engine, &home, records.into_iter().map(|(record, _)| record).collect())?,
+        false => {
+            refuse_to_expose(context, ours, &home)?;
+            let import = |(record, json): (Record, Verified)| {
+                let new = context.runtime().block_on(ours.import(&home, &place, record.id, &json))?;
+                Ok((record, new))
+            };
+            records.into_iter().map(import).collect::<Result<Vec<_>>>()?
+        }
+    };
     context.print(|| as_json(&imported), || page(context, &imported))?;
     Ok(0)
 }
@@ -157,46 +155,33 @@ fn refuse_to_expose(context: &Context, ours: &Repository, home: &Repository) -> 
     Ok(())
 }
 
-/// Stores a backup of another repository in this one; whether that was needed.
-fn copy(context: &Context, engine: &Arc<Engine>, home: &Arc<Repository>, record: &Record) -> Result<bool> {
-    let ours = engine.repository()?;
+/// Stores backups of another repository in this one, parents first; which of them that was needed for.
+fn copy_all(
+    context: &Context,
+    to: &Arc<Engine>,
+    home: &Arc<Repository>,
+    records: Vec<Record>,
+) -> Result<Vec<(Record, bool)>> {
     let runtime = context.runtime();
-    if runtime.block_on(ours.record_ids())?.contains(&record.id) {
-        return Ok(false);
+    let from = Engine::new(Arc::clone(home), runtime.clone(), context.global.memory / 2)?;
+    let ours = to.repository()?;
+    let (ids, listed) = (runtime.block_on(ours.record_ids())?, runtime.block_on(ours.list_ours())?);
+    let mut here: BTreeMap<BackupId, Record> =
+        listed.records.into_iter().map(|record| (record.id, record)).collect();
+    let mut imported = Vec::new();
+    for record in &records {
+        let new = !ids.contains(&record.id);
+        if new {
+            let digest = record.items.iter().any(|item| digest_of(item).is_some());
+            let copied = context.with_progress("copying", |progress| {
+                let cancel = &context.cancel;
+                Sides { from: &from, to, runtime, digest, progress, cancel }.copy(record, &records, &here)
+            })?;
+            let _none = here.insert(copied.id, copied);
+        }
+        imported.push((record.clone(), new));
     }
-    let there = Engine::new(Arc::clone(home), runtime.clone(), context.global.memory)?;
-    let mut items = Vec::new();
-    for item in &record.items {
-        items.push(item_source(context, &there, item)?);
-    }
-    let wants_digest = record.items.iter().any(|item| digest_of(item).is_some());
-    let job = Job {
-        name: record.name.clone(),
-        items,
-        parent: Parent::Latest,
-        time: Some(record.time),
-        tags: record.tags.clone(),
-        metadata: record.metadata.clone(),
-        level: LEVEL_DEFAULT,
-        digest: wants_digest,
-        memory: context.global.memory,
-        copy_of: Some(Box::new(record.clone())),
-    };
-    let work = |progress: &Progress| back_up(engine, runtime, job, progress, &context.cancel);
-    context.with_progress("copying", work).map(|_| true)
-}
-
-fn item_source(context: &Context, there: &Arc<Engine>, item: &Item) -> Result<ItemSource> {
-    let Content::Image { size, root, .. } = item.content else {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("{} is a tree: only images are copied in", item.name),
-        ));
-    };
-    let image = Image::new(Arc::clone(there), Map { root, len: size });
-    let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
-    let source = ImageSource::new(image, facts, Vec::new(), context.cancel.clone());
-    Ok(ItemSource { name: item.name.clone(), source: Box::new(source).into() })
+    Ok(imported)
 }
 
 fn digest_of(item: &Item) -> Option<&str> {

@@ -4,13 +4,11 @@
 //! stands before a node that begins later than the other one's name, that node stays closed. A name more in a directory of ten
 //! million thus costs one node of each level on either side.
 
-use super::super::node::Opened;
-use super::Member;
-use super::dir::{Dir, Here};
+use super::cursor::{Cursor, Next};
+use super::{Dir, Member};
 use crate::error::Result;
-use crate::format::tree::{Attribute, Attributes, Content, Entry, FileContent, TreeNode, Value};
+use crate::format::tree::{Attribute, Attributes, Content, Entry, FileContent, Value};
 use std::cmp::Ordering;
-use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A name that two directories have not in the same way.
@@ -41,42 +39,44 @@ pub async fn compare(
     second: &Dir,
     each: &mut (dyn FnMut(Pair) -> Result<()> + Send),
 ) -> Result<()> {
-    let (mut a, mut b) = (Cursor::new(first), Cursor::new(second));
+    let (mut a, mut b) = (Cursor::new(first.clone(), None), Cursor::new(second.clone(), None));
     loop {
         match (a.look(), b.look()) {
             (None, None) => return Ok(()),
-            (Some(Item::Node(one)), Some(Item::Node(other))) if one.id() == other.id() => {
+            (Some(Next::Node(one)), Some(Next::Node(other))) if one.id() == other.id() => {
                 a.pass();
                 b.pass();
             }
-            (Some(Item::Node(one)), Some(Item::Node(other))) => match one.first().cmp(other.first()) {
+            (Some(Next::Node(one)), Some(Next::Node(other))) => match one.first().cmp(other.first()) {
                 Ordering::Less => a.open().await?,
                 Ordering::Greater => b.open().await?,
-                Ordering::Equal if one.level() > other.level() => a.open().await?,
-                Ordering::Equal if one.level() < other.level() => b.open().await?,
+                Ordering::Equal if one.says().level > other.says().level => a.open().await?,
+                Ordering::Equal if one.says().level < other.says().level => b.open().await?,
                 Ordering::Equal => {
                     a.open().await?;
                     b.open().await?;
                 }
             },
-            (Some(Item::Row(row)), other) if other.as_ref().is_none_or(|other| row.name() < other.name()) => {
+            (Some(Next::Row(row)), other)
+                if other.as_ref().is_none_or(|other| row.member.name() < other.name()) =>
+            {
                 a.pass();
-                each(Pair::First(row))?;
+                each(Pair::First(row.member))?;
             }
-            (one, Some(Item::Row(row))) if one.as_ref().is_none_or(|one| row.name() < one.name()) => {
+            (one, Some(Next::Row(row))) if one.as_ref().is_none_or(|one| row.member.name() < one.name()) => {
                 b.pass();
-                each(Pair::Second(row))?;
+                each(Pair::Second(row.member))?;
             }
-            (Some(Item::Row(one)), Some(Item::Row(other))) => {
+            (Some(Next::Row(one)), Some(Next::Row(other))) => {
                 a.pass();
                 b.pass();
-                if difference(one.entry(), other.entry()) != Difference::default() {
-                    each(Pair::Both(one, other))?;
+                if difference(one.member.entry(), other.member.entry()) != Difference::default() {
+                    each(Pair::Both(one.member, other.member))?;
                 }
             }
-            (Some(Item::Node(_)), _) => a.open().await?,
-            (_, Some(Item::Node(_))) => b.open().await?,
-            (Some(Item::Row(_)), None) | (None, Some(Item::Row(_))) => {}
+            (Some(Next::Node(_)), _) => a.open().await?,
+            (_, Some(Next::Node(_))) => b.open().await?,
+            (Some(Next::Row(_)), None) | (None, Some(Next::Row(_))) => {}
         }
     }
 }
@@ -152,7 +152,8 @@ pub fn content_key(content: &Content) -> Vec<u8> {
     }
 }
 
-fn same_attributes(a: &Attributes, b: &Attributes) -> bool {
+/// Whether two sets of extended attributes say the same, wherever their chunks lie.
+pub fn same_attributes(a: &Attributes, b: &Attributes) -> bool {
     match (a, b) {
         (Attributes::Node(a), Attributes::Node(b)) => a.id == b.id,
         (Attributes::Here(a), Attributes::Here(b)) => {
@@ -168,71 +169,4 @@ fn same_attribute(a: &Attribute, b: &Attribute) -> bool {
         (a, b) => a == b,
     };
     value && a.name == b.name
-}
-
-/// Where one is in a directory.
-struct Cursor<'a> {
-    dir: &'a Dir,
-    /// Open nodes, each with the number of the row that comes next.
-    open: Vec<(Here, Arc<Opened>, usize)>,
-    /// The top node, while it is still closed.
-    top: Option<Here>,
-}
-
-/// What comes next.
-enum Item {
-    Node(Here),
-    Row(Member),
-}
-
-impl Item {
-    /// The first name of it.
-    fn name(&self) -> &[u8] {
-        match self {
-            Item::Node(here) => here.first(),
-            Item::Row(member) => member.name(),
-        }
-    }
-}
-
-impl<'a> Cursor<'a> {
-    fn new(dir: &'a Dir) -> Cursor<'a> {
-        Cursor { dir, open: Vec::new(), top: dir.start() }
-    }
-
-    fn look(&mut self) -> Option<Item> {
-        if let Some(top) = &self.top {
-            return Some(Item::Node(top.clone()));
-        }
-        loop {
-            let (here, part, row) = self.open.last()?;
-            match &part.node {
-                TreeNode::Branch { level, below } if *row < below.len() => {
-                    return Some(Item::Node(here.child(level - 1, below, *row)));
-                }
-                TreeNode::Leaf(entries) if *row < entries.len() => {
-                    return Some(Item::Row(self.dir.member_of(part, here.before(), *row)));
-                }
-                _ => drop(self.open.pop()),
-            }
-        }
-    }
-
-    /// Goes on behind what comes next.
-    fn pass(&mut self) {
-        if self.top.take().is_none()
-            && let Some((_, _, row)) = self.open.last_mut()
-        {
-            *row += 1;
-        }
-    }
-
-    /// Opens the node that comes next.
-    async fn open(&mut self) -> Result<()> {
-        let Some(Item::Node(here)) = self.look() else { return Ok(()) };
-        let part = self.dir.load(&here).await?;
-        self.pass();
-        self.open.push((here, part, 0));
-        Ok(())
-    }
 }

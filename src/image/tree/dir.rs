@@ -196,14 +196,14 @@ impl Here {
         self.says.child.id
     }
 
-    /// Its level.
-    pub(super) fn level(&self) -> u8 {
-        self.says.level
-    }
-
     /// The first name in it; nothing comes before the top node's.
     pub(super) fn first(&self) -> &[u8] {
         self.first.as_deref().unwrap_or_default()
+    }
+
+    /// The first name of the node that comes next on its level, if one does.
+    pub(super) fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
     }
 
     /// How many entries lie before it.

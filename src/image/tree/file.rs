@@ -136,6 +136,20 @@ impl File {
         let end = limit.min(self.len).max(offset);
         Ok(Extent { range: offset..end, data: !matches!(self.body, Body::Zeros) && offset < self.len })
     }
+
+    /// How much of it who reads it in order may have fetched ahead.
+    pub fn window(&self) -> u64 {
+        self.engine.window_max()
+    }
+
+    /// Has what lies in a range of a file with a map fetched, without waiting for it; forgets errors, which will come again when it is read.
+    pub fn expect(&self, range: Range<u64>) {
+        let range = range.start..range.end.min(self.len);
+        if let (Body::Mapped(image), false) = (&self.body, range.is_empty()) {
+            let image = image.clone();
+            drop(self.engine.runtime().spawn(async move { image.prefetch(range).await }));
+        }
+    }
 }
 
 /// Has the bytes of small files fetched, neighbours together, without waiting for them; forgets errors, which will come again when

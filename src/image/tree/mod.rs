@@ -8,14 +8,18 @@
 //! no deeper in each other than `format::limits` lets them, so a hostile tree ends, too.
 
 mod compare;
+mod cursor;
 mod dir;
 mod file;
 mod seen;
 
-pub use compare::{Difference, Pair, compare, content_key, difference, fingerprint, link_key};
+pub use compare::{
+    Difference, Pair, compare, content_key, difference, fingerprint, link_key, same_attributes,
+};
+pub use cursor::{Closed, Cursor, Next};
 pub use dir::Dir;
 pub use file::{File, expect_all};
-pub use seen::{Seen, SeenDir};
+pub use seen::{Seen, SeenDir, expect_nodes};
 
 use super::engine::Engine;
 use super::node::Opened;
@@ -183,6 +187,16 @@ impl Member {
                 File::of_chunk(&self.engine, *child, *len).read_at(0, *len as usize).await.context(words)
             }
         }
+    }
+
+    /// Those of its extended attributes that lie in chunks which its entry names, as files.
+    pub fn values_elsewhere(&self) -> Vec<File> {
+        let Attributes::Here(set) = &self.entry().attributes else { return Vec::new() };
+        let file = |one: &Attribute| match one.value {
+            Value::Here(_) => None,
+            Value::Chunk { len, child } => Some(File::of_chunk(&self.engine, child, len)),
+        };
+        set.iter().filter_map(file).collect()
     }
 
     /// The value of the extended attribute of this name, if it has one.

@@ -5,17 +5,17 @@
 
 use super::super::engine::Engine;
 use super::dir::{Goal, Step};
-use super::{Dir, Member, Tree};
+use super::{Cursor, Dir, Member, Tree};
 use crate::error::Result;
 use crate::format::ChunkId;
 use crate::format::ids::SealKind;
 use crate::format::node::Child;
 use crate::format::record::Root;
-use crate::format::tree::{Sighting, Sightings, TreeNode};
+use crate::format::tree::{Attributes, Content, FileContent, Sighting, Sightings, TreeNode};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// An entry, and what was seen of it.
+/// An entry, and what was seen of it. Cheap to clone.
 #[derive(Clone)]
 pub struct Seen {
     /// The entry.
@@ -51,6 +51,33 @@ impl Seen {
     pub fn dir(&self) -> Result<Option<SeenDir>> {
         let dir = self.member.dir()?;
         Ok(dir.map(|dir| SeenDir { dir, beside: self.sighting.below, leaf: None }))
+    }
+
+    /// The same, to be walked through from end to end.
+    pub fn cursor(&self) -> Result<Option<Cursor>> {
+        let dir = self.member.dir()?;
+        Ok(dir.map(|dir| Cursor::new(dir, self.sighting.below)))
+    }
+}
+
+/// Has the first nodes fetched of what lies below entries of one tree, neighbours together, without waiting for them: of directories and what stands
+/// beside them, of maps, and of sets of extended attributes.
+pub fn expect_nodes<'a>(rows: impl Iterator<Item = &'a Seen>) {
+    let (mut trees, mut maps, mut engine) = (Vec::new(), Vec::new(), None);
+    for Seen { member, sighting } in rows {
+        engine = Some(&member.engine);
+        trees.extend(member.node_below().into_iter().chain(sighting.below));
+        let entry = member.entry();
+        if let Attributes::Node(child) = entry.attributes {
+            trees.push(child);
+        }
+        if let Content::File(FileContent::Map { child, .. }) = entry.content {
+            maps.push(child);
+        }
+    }
+    if let Some(engine) = engine {
+        engine.expect_nodes(SealKind::Tree, trees);
+        engine.expect_nodes(SealKind::Node, maps);
     }
 }
 
@@ -125,7 +152,7 @@ impl SeenLeaf {
 }
 
 /// The sightings beside the node `of`, row by row.
-async fn sightings_of(engine: &Arc<Engine>, of: ChunkId, beside: Option<Child>) -> Vec<Sighting> {
+pub(super) async fn sightings_of(engine: &Arc<Engine>, of: ChunkId, beside: Option<Child>) -> Vec<Sighting> {
     let Some(child) = beside else { return Vec::new() };
     let part = match engine.node(SealKind::Tree, child.id, child.place).await {
         Ok(loaded) => loaded.tree(child.id),
