@@ -32,7 +32,8 @@ fn r12_usr_comes_back_by_the_mount_with_rsync_and_cp_and_by_restore() {
     let tree = format!("{at}/shares/usr/latest/tree");
     let done = std::panic::catch_unwind(|| {
         let from = format!("{tree}/");
-        let _ = tool("rsync", &["-aHAX", "--numeric-ids", "--sparse", &from, &synced]).expect_code(0);
+        // Without `--sparse`, which makes holes of what was written as zeros; /usr has no sparse files of its own.
+        let _ = tool("rsync", &["-aHAX", "--numeric-ids", &from, &synced]).expect_code(0);
         assert_same_trees(Path::new("/usr"), Path::new(&synced));
         let said = tool(
             "rsync",

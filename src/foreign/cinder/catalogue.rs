@@ -43,6 +43,9 @@ pub(super) struct Image {
     objects: u64,
 }
 
+/// A draft, and what it says of the volume.
+type Drafted = (Arc<Draft>, Option<VolumeMeta>);
+
 /// All backups of a container.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
@@ -63,7 +66,7 @@ impl Catalogue {
         let images = Images::new(&drafts, &of_id).all();
         let metas: Vec<Option<VolumeMeta>> = drafts.iter().map(|draft| volume_meta(draft)).collect();
         let names = names(&drafts, &metas);
-        let known = |(place, ((draft, meta), image)): (usize, ((Arc<Draft>, Option<VolumeMeta>), _))| {
+        let known = |(place, ((draft, meta), image)): (usize, (Drafted, _))| {
             let is_copy = draft.says.as_ref().is_ok_and(|facts| of_id.get(&facts.id()) != Some(&place));
             let image = if is_copy { Err("the same backup lies elsewhere, too".to_owned()) } else { image };
             known((draft, meta), image, is_copy, &names, home)
@@ -242,7 +245,7 @@ fn percent(out: &mut String, char: char) {
 }
 
 fn known(
-    (draft, meta): (Arc<Draft>, Option<VolumeMeta>),
+    (draft, meta): Drafted,
     image: Result<Image, String>,
     is_copy: bool,
     names: &HashMap<Uuid, String>,
