@@ -177,27 +177,32 @@ impl Sides<'_> {
 
     fn item(&self, item: &Item, both: Option<&Both<'_>>) -> Result<ItemSource> {
         let before = both.and_then(|both| Some((named(both.from, &item.name)?, named(both.to, &item.name)?)));
-        let source = match TreeCopy::of(self.from, item, before.map(|(from, _)| from)) {
-            Some(copy) => Input::Copy(Box::new(copy)),
-            None => Input::Image(Box::new(self.image(item, before)?)),
+        let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
+        let source = match item.content {
+            Content::Image { size, root, .. } => {
+                let map = Map { root, len: size };
+                Input::Image(Box::new(self.image(map, facts, before)?))
+            }
+            Content::Tree { root, sightings, .. } => {
+                let earlier = before.map(|(from, _)| from);
+                Input::Copy(Box::new(TreeCopy::new(self.from, (root, sightings), facts, earlier)))
+            }
         };
         Ok(ItemSource { name: item.name.clone(), source })
     }
 
-    fn image(&self, item: &Item, before: Option<(&Item, &Item)>) -> Result<ImageSource> {
-        let image = |item: &Item| Some(Image::new(Arc::clone(self.from), map_of(item)?));
-        let words = || format!("{} is neither an image nor a tree", item.name);
-        let whole = image(item).ok_or_else(|| Error::new(Kind::Unsupported, words()))?;
+    fn image(&self, map: Map, facts: Facts, before: Option<(&Item, &Item)>) -> Result<ImageSource> {
+        let image = |map: Map| Image::new(Arc::clone(self.from), map);
+        let whole = image(map);
         // Only what has the same name and length on both sides can be called the same.
         let before = before.and_then(|(from, to)| {
-            let (before, after) = (image(from)?, map_of(to)?);
-            (before.len() == after.len).then_some(before)
+            let (before, after) = (map_of(from)?, map_of(to)?);
+            (before.len == after.len).then(|| image(before))
         });
         let same = match before {
             Some(before) => self.runtime.block_on(same(&whole, &before))?,
             None => Vec::new(),
         };
-        let facts: Facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
         Ok(ImageSource::new(whole, facts, same, self.cancel.clone()))
     }
 }

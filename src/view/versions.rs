@@ -193,6 +193,14 @@ impl Place {
         };
         Place { path, reached: pattern.step(&self.reached, name) }
     }
+
+    /// Has the directories among entries of this one fetched that the pattern leads into.
+    fn expect_below<'a>(&self, dir: &Dir, entries: impl Iterator<Item = &'a Member>, pattern: &Pattern) {
+        let leads_into = |member: &&Member| {
+            member.entry().is_directory() && pattern.may_go_on(&pattern.step(&self.reached, member.name()))
+        };
+        dir.expect_below(&entries.filter(leads_into).cloned().collect::<Vec<_>>());
+    }
 }
 
 /// A directory on the way down.
@@ -210,7 +218,7 @@ impl Finding<'_> {
     async fn all_below(&mut self, top: &Member, place: Place) -> Result<()> {
         let mut levels: Vec<Level> = self.level(top, place)?.into_iter().collect();
         while let Some(level) = levels.last_mut() {
-            let Some(member) = level.next().await? else {
+            let Some(member) = level.next(self.pattern).await? else {
                 self.leave(levels.pop());
                 continue;
             };
@@ -250,12 +258,11 @@ impl Finding<'_> {
                 Ok(())
             })
             .await?;
-            let looked_into = |pair: &Pair| match pair {
-                Pair::Both(_, older) => Some(older.clone()),
-                Pair::Second(member) => Some(member.clone()),
+            let older = pairs.iter().filter_map(|pair| match pair {
+                Pair::Both(_, older) | Pair::Second(older) => Some(older),
                 Pair::First(_) => None,
-            };
-            old.expect_below(&pairs.iter().filter_map(looked_into).collect::<Vec<_>>());
+            });
+            place.expect_below(&old, older, self.pattern);
             for pair in pairs {
                 todo.extend(self.pair(pair, &place).await?);
             }
@@ -303,13 +310,13 @@ impl Finding<'_> {
 }
 
 impl Level {
-    async fn next(&mut self) -> Result<Option<Member>> {
+    async fn next(&mut self, pattern: &Pattern) -> Result<Option<Member>> {
         if let Some(member) = self.page.next() {
             return Ok(Some(member));
         }
         let page = self.dir.page(self.from, PAGE).await?;
         self.from += page.len() as u64;
-        self.dir.expect_below(&page);
+        self.place.expect_below(&self.dir, page.iter(), pattern);
         self.page = page.into_iter();
         Ok(self.page.next())
     }

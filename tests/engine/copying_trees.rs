@@ -1,11 +1,11 @@
 //! Shares from one repository to another, which has another key and cuts elsewhere: they are what they were, cost what differs, and hostile ones end.
 
-use crate::fixture::{Bench, MEMORY, job as image_job, noise, read_whole, runtime, wait};
+use crate::fixture::{Bench, job as image_job, noise, read_whole, runtime, share_job, wait};
 use crate::garden::{Garden, Plant, Plants, directory_plant, file, runs};
 use crate::shares::{
     all, assert_same, back_up, content_of, job, kept_attributes, oddities, old, tree, write,
 };
-use afterimage::backup::{Input, ItemSource, Job, Parent, TreeCopy};
+use afterimage::backup::{Input, Job, Parent, TreeCopy};
 use afterimage::error::{Kind, Result};
 use afterimage::format::limits;
 use afterimage::format::node::Child;
@@ -17,7 +17,7 @@ use afterimage::format::tree::{
 use afterimage::image::tree::{Cursor, Member, Seen, Tree};
 use afterimage::progress::{Cancel, Progress};
 use afterimage::repo::names;
-use afterimage::seal::LEVEL_DEFAULT;
+use afterimage::source::Facts;
 use afterimage::source::fake::Fake;
 use afterimage::store::fault::{Fault, Harm, When};
 use afterimage::store::record::Call;
@@ -385,30 +385,19 @@ fn c4_nodes_that_are_gone_from_the_copy_are_made_again() {
     assert!(hurt.is_empty(), "{hurt:#?}");
 }
 
-fn item_of(tree: &Tree, sightings: Option<Root>) -> Item {
-    let content = ItemContent::Tree { files: 0, bytes: 0, root: *tree.root(), sightings };
+fn item_of(tree: &Tree) -> Item {
+    let content = ItemContent::Tree { files: 0, bytes: 0, root: *tree.root(), sightings: None };
     Item { name: "tree".to_owned(), content, source: Default::default(), changed_while_read: false }
 }
 
 /// A copy of a tree that was made by hand.
 fn copy_tree(sites: &Sites, tree: &Tree, sightings: Option<Root>) -> Result<Record> {
-    let item = item_of(tree, sightings);
-    copy_over(sites, TreeCopy::of(tree.engine(), &item, None).expect("a tree"), Parent::None)
+    let copy = TreeCopy::new(tree.engine(), (*tree.root(), sightings), Facts::default(), None);
+    copy_over(sites, copy, Parent::None)
 }
 
 fn copy_over(sites: &Sites, copy: TreeCopy, parent: Parent) -> Result<Record> {
-    sites.to.run(Job {
-        name: "share".to_owned(),
-        items: vec![ItemSource { name: "tree".to_owned(), source: Input::Copy(Box::new(copy)) }],
-        parent,
-        time: None,
-        tags: Default::default(),
-        metadata: Default::default(),
-        level: LEVEL_DEFAULT,
-        digest: false,
-        memory: MEMORY,
-        copy_of: None,
-    })
+    sites.to.run(share_job(Input::Copy(Box::new(copy)), parent))
 }
 
 fn named(name: &[u8], plant: Plant) -> Entry {
@@ -503,8 +492,8 @@ fn other_attributes_are_no_reason_to_read_what_is_in_a_file_or_a_directory() {
     let (first, second) = (grow(1), grow(2));
     let copied = copy_tree(&sites, &first, None).unwrap();
     assert_eq!(copied.stats.bytes_read, 4000 + 5000 + 6000);
-    let (item, earlier) = (item_of(&second, None), item_of(&first, None));
-    let copy = TreeCopy::of(second.engine(), &item, Some(&earlier)).expect("a tree");
+    let top = (*second.root(), None);
+    let copy = TreeCopy::new(second.engine(), top, Facts::default(), Some(&item_of(&first)));
     let again = copy_over(&sites, copy, Parent::Of(copied.id)).unwrap();
     assert_eq!(again.stats.bytes_read, 0);
     assert_equal(&second, &tree(&sites.to, &again));

@@ -2,7 +2,7 @@
 //! back up, to read, to list and to check; and images that are easy to tell apart.
 
 use crate::random::Random;
-use afterimage::backup::{self, ItemSource, Job, Parent};
+use afterimage::backup::{self, Input, ItemSource, Job, Parent};
 use afterimage::error::Result;
 use afterimage::format::BackupId;
 use afterimage::format::record::{Content, Item, Record};
@@ -184,6 +184,22 @@ impl Bench {
     /// The bytes of an object.
     pub(crate) fn bytes(&self, name: &Name) -> Vec<u8> {
         wait(self.store.get_whole(name, u64::MAX)).expect("an object that is there").to_vec()
+    }
+}
+
+/// A backup of one share.
+pub(crate) fn share_job(source: Input, parent: Parent) -> Job {
+    Job {
+        name: "share".to_owned(),
+        items: vec![ItemSource { name: "tree".to_owned(), source }],
+        parent,
+        time: None,
+        tags: Default::default(),
+        metadata: Default::default(),
+        level: LEVEL_DEFAULT,
+        digest: false,
+        memory: MEMORY,
+        copy_of: None,
     }
 }
 

@@ -1,13 +1,12 @@
 //! Directories in and out again: what capture and restore make of files with holes, whatever their extents.
 
-use crate::fixture::{Bench, MEMORY, noise};
+use crate::fixture::{Bench, noise, share_job};
 use crate::seen::look;
-use afterimage::backup::{Input, ItemSource, Job, Parent};
+use afterimage::backup::{Input, Parent};
 use afterimage::image::tree::Tree;
 use afterimage::progress::{Cancel, Progress};
 use afterimage::restore::target::Guarded;
 use afterimage::restore::tree::{Part, Request, Wish, restore_tree};
-use afterimage::seal::LEVEL_DEFAULT;
 use afterimage::source::directory::{Directory, Options};
 use proptest::prelude::*;
 use std::fs::File;
@@ -17,18 +16,7 @@ use std::path::Path;
 fn back_up(bench: &Bench, share: &Path) -> Tree {
     let source =
         Directory::open(share.to_str().expect("a plain path"), Options::default(), None).expect("open");
-    let record = bench.run(Job {
-        name: "share".to_owned(),
-        items: vec![ItemSource { name: "tree".to_owned(), source: Input::Tree(Box::new(source)) }],
-        parent: Parent::Latest,
-        time: None,
-        tags: Default::default(),
-        metadata: Default::default(),
-        level: LEVEL_DEFAULT,
-        digest: false,
-        memory: MEMORY,
-        copy_of: None,
-    });
+    let record = bench.run(share_job(Input::Tree(Box::new(source)), Parent::Latest));
     let record = record.expect("back up");
     Tree::of(&bench.engine().expect("open"), &record.items[0]).expect("a tree")
 }

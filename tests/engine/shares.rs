@@ -1,12 +1,11 @@
 //! Directories of this machine through the way in and back: everything that a share has, the second run, what changes while it is read.
 
-use crate::fixture::{Bench, MEMORY, noise, wait};
-use afterimage::backup::{Input, ItemSource, Job, Parent};
+use crate::fixture::{Bench, noise, share_job, wait};
+use afterimage::backup::{Input, Job, Parent};
 use afterimage::error::{Kind, Result};
 use afterimage::format::record::{Content as ItemContent, Record};
 use afterimage::format::tree::{Content, FileContent};
 use afterimage::image::tree::{Member, Tree};
-use afterimage::seal::LEVEL_DEFAULT;
 use afterimage::source::directory::{Directory, Excludes, Options};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,18 +28,7 @@ pub(crate) fn old() -> Options {
 
 pub(crate) fn job(directory: &Path, options: Options) -> Result<Job> {
     let source = Directory::open(directory.to_str().expect("a plain path"), options, None)?;
-    Ok(Job {
-        name: "share".to_owned(),
-        items: vec![ItemSource { name: "tree".to_owned(), source: Input::Tree(Box::new(source)) }],
-        parent: Parent::Latest,
-        time: None,
-        tags: Default::default(),
-        metadata: Default::default(),
-        level: LEVEL_DEFAULT,
-        digest: false,
-        memory: MEMORY,
-        copy_of: None,
-    })
+    Ok(share_job(Input::Tree(Box::new(source)), Parent::Latest))
 }
 
 pub(crate) fn back_up(bench: &Bench, directory: &Path, options: Options) -> Result<Record> {

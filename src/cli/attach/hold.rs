@@ -32,8 +32,6 @@ const MEMORY_MIN: usize = 64 << 20;
 const DRAIN: Duration = Duration::from_secs(10);
 /// A device without a process of ours behind it is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long a backup may take for an answer: twice what its reads may. What this process was asked when it was killed waits as long.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// How long a server may stay silent before a TLS connection to it counts as lost, at least.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -86,9 +84,6 @@ impl Held {
             What::Backup(backup) => {
                 let (export, id) = find(context, backup, password)?;
                 wish.identifier = format!("{OURS}{id}");
-                if args.timeout.is_none() {
-                    wish.timeout = ANSWERED_WITHIN;
-                }
                 serve(context, args, &mut wish, export)?
             }
         };

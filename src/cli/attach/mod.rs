@@ -26,8 +26,10 @@ use zeroize::Zeroizing;
 pub(super) const OURS: &str = "afterimage ";
 /// What partition tables count in, mostly.
 const SECTOR: u32 = 512;
-/// How long a server may take for an answer, unless the user says: as long as storage that fails over.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(600);
+/// As long as storage may take that fails over.
+const EXPORT_ANSWERS_WITHIN: Duration = Duration::from_secs(600);
+/// Twice what reads of a backup may take. What a process was asked when it was killed waits as long.
+const BACKUP_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a device may take to appear once the kernel has agreed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,14 @@ impl What {
         match self {
             What::Export(uri) => uri.tls,
             What::Backup(_) => true,
+        }
+    }
+
+    /// How long it may take for an answer, unless the user says.
+    fn answers_within(&self) -> Duration {
+        match self {
+            What::Export(_) => EXPORT_ANSWERS_WITHIN,
+            What::Backup(_) => BACKUP_ANSWERS_WITHIN,
         }
     }
 }
@@ -82,7 +92,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let child = Child::of_this_process();
     let child = child.map_err(|why| Error::io("start in the background", why))?;
     let what = What::read(&args.what)?;
-    let wish = wish(args)?;
+    let wish = wish(args, &what)?;
     if let Some(child) = child {
         return run_child(context, args, (what, wish), child);
     }
@@ -222,7 +232,7 @@ fn facts(device: Device, pid: Option<u32>) -> Value {
     })
 }
 
-fn wish(args: &Args) -> Result<Wish> {
+fn wish(args: &Args, what: &What) -> Result<Wish> {
     let given = args.block_size.unwrap_or(SECTOR.into());
     let block_size = u32::try_from(given).ok();
     let block_size = block_size.filter(|size| size.is_power_of_two() && (512..=4096).contains(size));
@@ -231,7 +241,7 @@ fn wish(args: &Args) -> Result<Wish> {
         device: args.device.as_deref().map(device).transpose()?,
         block_size: block_size.ok_or_else(odd)?,
         read_only: args.read_only,
-        timeout: args.timeout.map_or(ANSWERED_WITHIN, |seconds| Duration::from_secs(seconds.into())),
+        timeout: args.timeout.map_or(what.answers_within(), |seconds| Duration::from_secs(seconds.into())),
         dead_time: Duration::from_secs(args.dead_time.into()),
         identifier: String::new(),
     })

@@ -37,6 +37,7 @@ pub struct Container {
     layers: Arc<Layers>,
     pages: Arc<Pages>,
     cache: PathBuf,
+    loaded: OnceCell<()>,
     state: Mutex<State>,
 }
 
@@ -45,7 +46,6 @@ struct State {
     catalogue: Option<Arc<Catalogue>>,
     /// What is known of each prefix.
     drafts: HashMap<String, Arc<Draft>>,
-    loaded: bool,
 }
 
 impl Container {
@@ -61,6 +61,7 @@ impl Container {
             layers: Arc::new(layers),
             pages: Arc::new(Pages::new(pages)),
             cache,
+            loaded: OnceCell::new(),
             state: Mutex::default(),
         }))
     }
@@ -83,9 +84,7 @@ impl Container {
 
     /// Which backups there are now.
     pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>> {
-        let load = self.load_once();
-        let found = scan(&*self.layers.store).await;
-        load.await;
+        let (found, ()) = tokio::join!(scan(&*self.layers.store), self.load());
         let found = found?;
         let (mut known, old) = {
             let state = self.state();
@@ -116,19 +115,15 @@ impl Container {
         Ok(catalogue)
     }
 
-    /// Begins to load what is kept on this machine, beside what is done meanwhile; ready when it is there.
-    fn load_once(&self) -> impl Future<Output = ()> {
-        let loading = (!std::mem::replace(&mut self.state().loaded, true)).then(|| {
+    /// Loads what is kept on this machine, once; whoever asks meanwhile waits for it. What can't be loaded is read again.
+    async fn load(&self) {
+        let load = async {
             let cache = self.cache.clone();
-            tokio::task::spawn_blocking(move || index::load(&cache))
-        });
-        async move {
-            let Some(loading) = loading else { return };
-            // What can't be loaded is read again.
-            let kept = loading.await.unwrap_or_default();
+            let kept = tokio::task::spawn_blocking(move || index::load(&cache)).await.unwrap_or_default();
             let drafts = kept.into_iter().map(|draft| (draft.found.path.clone(), Arc::new(draft)));
             self.state().drafts = drafts.collect();
-        }
+        };
+        let () = *self.loaded.get_or_init(|| load).await;
     }
 
     /// Reads the documents of some backups.

@@ -35,11 +35,15 @@ pub struct TreeCopy {
 }
 
 impl TreeCopy {
-    /// What an item is, if it is a tree. `earlier`: the same item of the backup there whose copy will be the parent.
-    pub fn of(there: &Arc<Engine>, item: &Item, earlier: Option<&Item>) -> Option<TreeCopy> {
-        let facts = serde_json::from_value(item.source.clone()).unwrap_or_default();
+    /// The tree with this top, and the top of what stands beside it. `earlier`: the same item of the backup there whose copy will be the parent.
+    pub fn new(
+        there: &Arc<Engine>,
+        (root, sightings): (Root, Option<Root>),
+        facts: Facts,
+        earlier: Option<&Item>,
+    ) -> TreeCopy {
         let earlier = earlier.and_then(|earlier| tree_of(there, &earlier.content));
-        Some(TreeCopy { facts, tree: tree_of(there, &item.content)?, earlier })
+        TreeCopy { facts, tree: (Tree::new(Arc::clone(there), root), sightings), earlier }
     }
 
     pub(in crate::backup) fn facts(&self) -> &Facts {
