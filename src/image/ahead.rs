@@ -8,7 +8,7 @@ use super::{Engine, Image};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a reader who just proved sequential gets, and the least that is worth it.
+/// What a reader who just proved sequential gets at least, and the least that is worth it.
 const WINDOW_MIN: u64 = 1 << 20;
 /// A read that begins so near to where the last one ended still belongs to the stream: a kernel that reads ahead by 4 MiB has that much
 /// under way at once, and its requests arrive in any order.
@@ -27,6 +27,12 @@ struct State {
     window: u64,
     fetched: u64,
     stream: Option<Stream>,
+}
+
+/// How large a window may be: the first one, and any.
+struct Room {
+    first: u64,
+    max: u64,
 }
 
 /// One of those who have a window.
@@ -56,7 +62,9 @@ impl Ahead {
         let engine = image.engine();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.ready();
-        let range = state.note(offset, len, || engine.window_max(), image.len());
+        // One who just proved sequential gets half of what the way to the store holds: nobody else is known to want it.
+        let room = || Room { first: engine.on_the_way() / 2, max: engine.window_max() };
+        let range = state.note(offset, len, room, image.len());
         if state.window == 0 {
             state.stream = None;
         } else if state.stream.is_none() {
@@ -86,7 +94,7 @@ impl State {
         &mut self,
         offset: u64,
         len: u64,
-        window_max: impl FnOnce() -> u64,
+        room: impl FnOnce() -> Room,
         image_len: u64,
     ) -> Option<Range<u64>> {
         let end = offset.saturating_add(len);
@@ -105,8 +113,8 @@ impl State {
         if ahead > self.window / 2 && self.window > 0 {
             return None;
         }
-        let window_max = window_max();
-        self.window = (self.window * 2).max(WINDOW_MIN).min(window_max);
+        let room = room();
+        self.window = (self.window * 2).max(WINDOW_MIN).max(room.first).min(room.max);
         if self.window < WINDOW_MIN {
             self.window = 0;
             return None;
@@ -130,7 +138,9 @@ mod tests {
         let mut state = State::default();
         let mut fetched = 0;
         for read in 0..1000u64 {
-            if let Some(range) = state.note(read * 131_072, 131_072, || WINDOW_MAX, LEN) {
+            if let Some(range) =
+                state.note(read * 131_072, 131_072, || Room { first: 0, max: WINDOW_MAX }, LEN)
+            {
                 assert!(range.start >= fetched, "fetched twice: {range:?}");
                 fetched = range.end;
             }
@@ -148,7 +158,7 @@ mod tests {
         let mut at = 1u64;
         for _ in 0..1000 {
             at = at.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            assert_eq!(state.note((at >> 8) % LEN, 4096, || WINDOW_MAX, LEN), None);
+            assert_eq!(state.note((at >> 8) % LEN, 4096, || Room { first: 0, max: WINDOW_MAX }, LEN), None);
         }
     }
 
@@ -156,16 +166,28 @@ mod tests {
     fn reads_that_overtake_each_other_are_still_a_stream() {
         let mut state = State::default();
         let offsets = [0u64, 2, 1, 3, 5, 4, 7, 6];
-        let some =
-            offsets.iter().filter_map(|at| state.note(at * 131_072, 131_072, || WINDOW_MAX, LEN)).count();
+        let some = offsets
+            .iter()
+            .filter_map(|at| state.note(at * 131_072, 131_072, || Room { first: 0, max: WINDOW_MAX }, LEN))
+            .count();
         assert!(some > 0);
+    }
+
+    #[test]
+    fn a_store_far_away_is_asked_for_what_the_way_holds_at_once() {
+        let mut state = State::default();
+        let far = || Room { first: 20 << 20, max: 64 << 20 };
+        let first = (0..2u64).filter_map(|read| state.note(read * 131_072, 131_072, far, LEN)).next_back();
+        assert_eq!(first, Some(262_144..262_144 + (20 << 20)));
     }
 
     #[test]
     fn nothing_is_fetched_behind_the_end() {
         let mut state = State::default();
         let ranges = (0..8)
-            .filter_map(|read| state.note(read * 131_072, 131_072, || WINDOW_MAX, 1 << 20))
+            .filter_map(|read| {
+                state.note(read * 131_072, 131_072, || Room { first: 0, max: WINDOW_MAX }, 1 << 20)
+            })
             .collect::<Vec<_>>();
         assert!(!ranges.is_empty() && ranges.iter().all(|range| range.end <= 1 << 20), "{ranges:?}");
     }
@@ -176,7 +198,7 @@ mod tests {
         let mut read = 0;
         let mut after = |state: &mut State, reads: u64, room: u64| {
             for _ in 0..reads {
-                let _fetched = state.note(read * 131_072, 131_072, || room, LEN);
+                let _fetched = state.note(read * 131_072, 131_072, || Room { first: 0, max: room }, LEN);
                 read += 1;
             }
             state.window

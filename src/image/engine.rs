@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::foreign;
 use super::node::{Loaded, load, parse};
 use super::origin::Origin;
+use super::pace::Pace;
 use super::pool::{Pool, Urgency};
 use super::stalls::Asked;
 use super::watch::Watch;
@@ -35,7 +36,7 @@ const GROUP_LEN_MAX: u64 = 512 * 1024;
 const FAR_LEN_MAX: u64 = 1 << 20;
 /// Neighbours with no more than this between them are fetched together.
 const GAP_MAX: u64 = 16 * 1024;
-/// What one reader has fetched ahead of it at most, however much memory there is.
+/// What one reader has fetched ahead of it at most, however much memory there is, unless more than that is on the way at once.
 const WINDOW_MAX: u64 = 32 << 20;
 /// For how long a chunk that could not be found is not searched for again.
 const LOST_FOR: Duration = Duration::from_secs(30);
@@ -84,6 +85,7 @@ pub struct Engine {
     disk: Option<Arc<Disk>>,
     /// Readers with a window.
     streams: Arc<AtomicI64>,
+    pace: Pace,
     watch: Arc<Watch>,
     homes: Mutex<HashMap<RepositoryId, Arc<Engine>>>,
 }
@@ -127,6 +129,7 @@ impl Engine {
             pool: Arc::new(pool),
             disk: disk.map(Arc::new),
             streams: Arc::default(),
+            pace: Pace::default(),
             watch: Arc::default(),
             homes: Mutex::default(),
         }))
@@ -173,6 +176,7 @@ impl Engine {
             pool: Arc::clone(&self.pool),
             disk: self.disk.clone(),
             streams: Arc::clone(&self.streams),
+            pace: Pace::default(),
             watch: Arc::clone(&self.watch),
             homes: Mutex::default(),
         }
@@ -208,12 +212,19 @@ impl Engine {
         let _before = self.streams.fetch_add(more, Relaxed);
     }
 
-    /// How much one reader in order may have fetched ahead of it: an eighth of all memory, and its share of half the room that what
-    /// passes through finds in the cache. More would push out what it has not come to yet.
-    pub(super) fn window_max(&self) -> u64 {
+    /// How much one reader in order may have fetched ahead of it: an eighth of all memory, or a quarter where the way to the store holds that
+    /// much, and its share of half the room that what passes through finds in the cache. More would push out what it has not come to yet.
+    pub(crate) fn window_max(&self) -> u64 {
         let streams = u64::try_from(self.streams.load(Relaxed)).unwrap_or(0).max(1);
         let room = self.chunks.room_for_scans() as u64;
-        (self.memory / 8).min(room / 2 / streams).min(WINDOW_MAX)
+        // Twice: one half is on its way while the other is read.
+        let far = self.on_the_way().saturating_mul(2).min(self.memory / 4);
+        (self.memory / 8).min(WINDOW_MAX).max(far).min(room / 2 / streams)
+    }
+
+    /// How many bytes the way to the store holds, as far as is known.
+    pub(super) fn on_the_way(&self) -> u64 {
+        self.pace.on_the_way().unwrap_or(0)
     }
 
     /// What the chunk cache did.
@@ -489,10 +500,14 @@ impl Engine {
         self.watch.gets.add(1);
         let repository = self.repository().cloned();
         let get = async move { repository?.get_sealed(pack, range).await };
-        let here = std::thread::current().id();
+        let (here, began) = (std::thread::current().id(), Instant::now());
         self.here_or_later(of, get, move |engine, answer| {
             if std::thread::current().id() == here {
                 return engine.open_group(missing, start, answer, hint);
+            }
+            if answer.is_ok() {
+                let bytes = missing.iter().map(|(_, wanted)| wanted.len).sum();
+                engine.pace.note(bytes, began, Instant::now());
             }
             let again = Arc::clone(engine);
             engine.pool.submit(urgency, Box::new(move || again.open_group(missing, start, answer, hint)));

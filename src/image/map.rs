@@ -169,6 +169,22 @@ impl Map {
         })
     }
 
+    /// Has the leaves fetched that describe a range, as far as one node names them that is in memory. Waits for none of them, and forgets
+    /// errors.
+    pub(super) fn expect(&self, engine: &Arc<Engine>, range: Range<u64>) {
+        let mut here = self.top();
+        while let Some(Loaded::Map(node)) = engine.node_now(here.id) {
+            if here.level == 1 {
+                let leaves = children_in(&node, &here, &range);
+                return engine.expect_nodes(SealKind::Node, leaves);
+            }
+            match self.step(&here, &node, range.start, 0) {
+                Ok(Step::Down(next)) => here = next,
+                _ => return,
+            }
+        }
+    }
+
     /// What a map of fixed chunks has for the whole node of `level` that begins at `offset`: a child, or zeros. `None` when this
     /// map has no such node or its own is shorter.
     pub async fn node_at(
@@ -191,6 +207,18 @@ impl Map {
             }
         }
     }
+}
+
+/// The children of a node that describe some of `range`.
+fn children_in(node: &Node, here: &Here, range: &Range<u64>) -> Vec<Child> {
+    let mut start = here.range.start;
+    let placed = node.entries.iter().map(|entry| {
+        let range = start..start.saturating_add(entry.len);
+        start = range.end;
+        (range, entry.child)
+    });
+    let touches = |there: &Range<u64>| there.start < range.end && there.end > range.start;
+    placed.filter(|(there, _)| touches(there)).filter_map(|(_, child)| child).collect()
 }
 
 enum Step {

@@ -75,6 +75,8 @@ pub(super) async fn read(
 }
 
 pub(super) async fn prefetch(engine: &Arc<Engine>, map: &Map, range: Range<u64>) {
+    // And what describes the range after this one: who reads in order comes to it while this one is on its way.
+    map.expect(engine, range.start..range.end.saturating_add(range.end - range.start));
     if let Ok(plan) = plan(engine, map, &range).await {
         let missing: Vec<Wanted> =
             plan.wanted().filter(|one| engine.chunk_now(one.id, Hint::Scan).is_none()).collect();

@@ -21,6 +21,7 @@ mod map;
 mod mapped;
 mod node;
 pub mod origin;
+mod pace;
 mod pool;
 mod stalls;
 pub mod tree;

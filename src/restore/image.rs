@@ -4,6 +4,7 @@
 //! to be. What an earlier run has done is passed over. *Done* is said after the last sync, and after reading back if that was asked for.
 
 use super::target::journal::Journal;
+use super::target::progress::Ranges;
 use super::target::{Run, Target, Zeroed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::ChunkId;
@@ -64,14 +65,13 @@ pub fn restore_image(
     let done = journal.done();
     let count = Counts::new(started);
     let writing = |options| Writing { image, target, journal, options, progress, count: &count };
+    let new = writing(options);
     // What an earlier run has done is looked at, not trusted: somebody may have written there since. That fetches nothing.
     let kept = writing(Options { fresh: false, differential: true, ..options });
-    let new = writing(options);
-    let ranges = done.iter().map(|(start, end)| (start..end, &kept));
-    for (range, writing) in ranges.chain(gaps(done.iter(), image.len()).into_iter().map(|gap| (gap, &new))) {
-        if let Err(error) = stream(image, range, cancel, writing) {
-            return Err(resumable(error, target, journal));
-        }
+    let going_on = GoingOn { done: &done, kept: &kept, new: &new };
+    let sink: &dyn Sink = if done.is_empty() { &new } else { &going_on };
+    if let Err(error) = stream(image, 0..image.len(), cancel, sink) {
+        return Err(resumable(error, target, journal));
     }
     target.finish().map_err(|error| match journal.path() {
         Some(_) => error, // after a failed sync nobody knows what is in place
@@ -109,22 +109,6 @@ fn resumable(error: Error, target: &dyn Target, journal: &Journal) -> Error {
         }
         None => error.hint(hint),
     }
-}
-
-/// The ranges between those that are done, which come in order as `(start, end)`.
-fn gaps(done: impl Iterator<Item = (u64, u64)>, len: u64) -> Vec<Range<u64>> {
-    let mut gaps = Vec::new();
-    let mut at = 0;
-    for (start, end) in done {
-        if start > at {
-            gaps.push(at..start);
-        }
-        at = at.max(end);
-    }
-    if at < len {
-        gaps.push(at..len);
-    }
-    gaps
 }
 
 struct Writing<'a> {
@@ -245,6 +229,43 @@ impl Sink for Writing<'_> {
     }
 }
 
+/// Goes on where an earlier run stopped.
+struct GoingOn<'a> {
+    done: &'a Ranges,
+    kept: &'a Writing<'a>,
+    new: &'a Writing<'a>,
+}
+
+impl GoingOn<'_> {
+    /// Hands each part of a range to whoever it is for.
+    fn each(&self, range: Range<u64>, hand: impl Fn(&Writing<'_>, Range<u64>) -> Result<()>) -> Result<()> {
+        let parts = self.done.parts(range);
+        parts.into_iter().try_for_each(|(part, done)| hand(if done { self.kept } else { self.new }, part))
+    }
+}
+
+impl Sink for GoingOn<'_> {
+    fn data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.each(offset..offset + bytes.len() as u64, |writing, part| {
+            let (from, to) = ((part.start - offset) as usize, (part.end - offset) as usize);
+            writing.data(part.start, &bytes[from..to])
+        })
+    }
+
+    fn zeros(&self, offset: u64, len: u64) -> Result<()> {
+        self.each(offset..offset + len, |writing, part| writing.zeros(part.start, part.end - part.start))
+    }
+
+    fn has(&self, offset: u64, len: u64, id: ChunkId) -> Result<bool> {
+        let writing = if self.done.covers(offset, len) { self.kept } else { self.new };
+        writing.has(offset, len, id)
+    }
+
+    fn asks(&self) -> bool {
+        true
+    }
+}
+
 /// Reads a piece of the target into this thread's buffer and looks at it.
 fn with_buffer<T>(target: &dyn Target, offset: u64, len: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
     thread_local! {
@@ -349,13 +370,5 @@ mod tests {
         bytes[100_000] = 1;
         assert_eq!(without_zero_runs(&bytes), [0..12_288, 98_304..102_400]);
         assert_eq!(without_zero_runs(&[1; 100]), vec![0..100]);
-    }
-
-    #[test]
-    fn what_is_left_is_what_lies_between() {
-        assert_eq!(gaps([].into_iter(), 10), vec![0..10]);
-        assert_eq!(gaps([(0, 4), (6, 8)].into_iter(), 10), [4..6, 8..10]);
-        assert_eq!(gaps([(0, 10)].into_iter(), 10), []);
-        assert_eq!(gaps([].into_iter(), 0), []);
     }
 }

@@ -3,7 +3,7 @@
 use crate::corruption::publish_copies;
 use crate::fixture::{Bench, CHUNK, chunks, image, map, noise, runtime, wait};
 use afterimage::format::record::Record;
-use afterimage::image::bulk::stream_in_order;
+use afterimage::image::bulk::{Sink, stream, stream_in_order};
 use afterimage::image::{Ahead, Image, Stretch};
 use afterimage::progress::Cancel;
 use afterimage::source::fake::Fake;
@@ -85,6 +85,61 @@ fn v_a_read_of_neighbours_is_one_get() {
     let image = image(&there.engine().unwrap(), &record);
     assert!(wait(image.read_at(100, 60 * CHUNK)).unwrap() == noise(1, 64 * CHUNK)[100..100 + 60 * CHUNK]);
     assert_eq!(of_object(&recorder.take_log(), &pack).len(), 1);
+}
+
+/// Holds what comes to what should come.
+struct Holds<'a>(&'a [u8]);
+
+impl Sink for Holds<'_> {
+    fn data(&self, offset: u64, bytes: &[u8]) -> afterimage::error::Result<()> {
+        assert!(self.0[offset as usize..][..bytes.len()] == *bytes, "other bytes at {offset}");
+        Ok(())
+    }
+
+    fn zeros(&self, offset: u64, len: u64) -> afterimage::error::Result<()> {
+        panic!("{len} zeros at {offset}")
+    }
+}
+
+#[test]
+fn v_a_restore_of_what_several_backups_wrote_takes_gets_by_what_lies_together_in_the_store() {
+    let (bench, _) = Bench::in_memory();
+    let mut bytes = noise(1, 128 * CHUNK);
+    let mut record = bench.backup("disk", Fake::of(bytes.clone())).unwrap();
+    for round in 1..4 {
+        for chunk in (0..128).filter(|chunk| chunk % 4 == round) {
+            bytes[chunk * CHUNK..][..CHUNK].copy_from_slice(&noise((round * 1000 + chunk) as u64, CHUNK));
+        }
+        record = bench.backup("disk", Fake::of(bytes.clone())).unwrap();
+    }
+    let gets = |recorder: &Recorder| {
+        let log = recorder.take_log();
+        log.iter().filter(|call| call.verb == Verb::Get && call.object.starts_with("packs/")).count()
+    };
+    let (there, recorder) = counted(&bench);
+    let whole = image(&there.engine().unwrap(), &record);
+    stream(&whole, 0..bytes.len() as u64, &Cancel::default(), &Holds(&bytes)).unwrap();
+    let by_store = gets(&recorder);
+    let (there, recorder) = counted(&bench);
+    let whole = image(&there.engine().unwrap(), &record);
+    stream_in_order(&whole, 0..bytes.len() as u64, &Cancel::default(), &mut |_| Ok(())).unwrap();
+    let by_image = gets(&recorder);
+    assert!(by_store <= 8, "{by_store} gets for chunks of four packs");
+    assert!(by_image >= 128, "{by_image} gets: this image is not spread over packs");
+}
+
+#[test]
+fn v_who_streams_an_image_is_not_made_to_wait_for_each_leaf_of_its_map() {
+    let (bench, _) = Bench::in_memory();
+    let bytes = noise(3, 40 * 256 * CHUNK);
+    let record = bench.backup("disk", Fake::of(bytes.clone())).unwrap();
+    let nodes = afterimage::repo::names::pack(record.items[0].root().place.pack).unwrap().to_string();
+    let (there, recorder) = counted(&bench);
+    let whole = image(&there.engine().unwrap(), &record);
+    stream_in_order(&whole, 0..bytes.len() as u64, &Cancel::default(), &mut |_| Ok(())).unwrap();
+    let log = recorder.take_log();
+    let gets = of_object(&log, &nodes).len();
+    assert!(gets <= 8, "{gets} gets for 40 leaves");
 }
 
 #[test]

@@ -2,20 +2,24 @@
 //!
 //! planner -> groups of neighbours -> line -> openers -> sink (in any order, on the openers' threads) or a queue that puts them in order
 //!
+//! Where the order does not matter, neighbours are those in the store (`order`); where it does, those in the image that are also in the store.
 //! What is under way is bounded by the buffers; a group has one, and whoever is last with it gives it back. Of an image that another program
 //! wrote, a group is a run that its origin reads in one go; those of one stream are opened one after the other (`line`), those of several side by side.
 
 mod line;
+mod order;
+mod plan;
 
 use super::foreign;
-use super::origin::{Origin, Run};
-use super::{Engine, Image, Map, Piece, Stretch, Whence};
+use super::origin::Origin;
+use super::{Engine, Image, Piece, Whence};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{ChunkId, Corrupt, PackId, ids::SealKind};
 use crate::progress::Cancel;
 use crate::seal::{Sealed, Under, open_exact};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use line::{Hold, Line, Taker};
+use plan::{Arranged, plan};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,9 +47,10 @@ pub trait Sink: Sync {
     }
 }
 
-/// Neighbouring chunks: next to each other in the image and in their pack.
+/// Chunks that are near each other in their pack, in the order in which they belong into the image.
 pub(super) struct Group {
     pub(super) pieces: Vec<Piece>,
+    /// They are wanted as far as they lie in this.
     pub(super) range: Range<u64>,
 }
 
@@ -115,7 +120,9 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
                 })
             })
             .collect();
-        let planned = plan(image, range, cancel, &mut |step| match step {
+        // A sink that looks at what it has does so best in the order of the image: that is how it lies there.
+        let arranged = if sink.asks() { Arranged::AsInImage } else { Arranged::AsInStore };
+        let planned = plan(image, range, arranged, cancel, &mut |step| match step {
             Step::Zeros(range) => sink.zeros(range.start, range.end - range.start).map(|()| true),
             step => Ok(line.put(step.stream(), step)),
         });
@@ -135,10 +142,14 @@ fn stream_step(
     sink: &dyn Sink,
 ) -> Result<()> {
     match (step, &image.whence) {
+        (Step::Group(group), Whence::Map(_)) if !sink.asks() => {
+            open_group(image.engine(), group, buffer)?;
+            hand_over(group, buffer, sink)?;
+        }
         (Step::Group(group), Whence::Map(_)) => {
             for group in without_what_is_there(group, sink)? {
                 open_group(image.engine(), &group, buffer)?;
-                sink.data(group.range.start, &buffer[..len_of(&group.range)])?;
+                hand_over(&group, buffer, sink)?;
             }
         }
         (Step::Run(range, _), Whence::Origin(origin)) => {
@@ -148,6 +159,21 @@ fn stream_step(
             }
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// Gives a sink what was opened of a group; what is one run in the image, in one go.
+fn hand_over(group: &Group, buffer: &[u8], sink: &dyn Sink) -> Result<()> {
+    let mut left = buffer;
+    let mut wanted = group.pieces.iter().map(|piece| group.wanted(piece)).peekable();
+    while let Some(mut run) = wanted.next() {
+        while let Some(next) = wanted.next_if(|next| next.start == run.end) {
+            run.end = next.end;
+        }
+        let (bytes, rest) = left.split_at(len_of(&run));
+        sink.data(run.start, bytes)?;
+        left = rest;
     }
     Ok(())
 }
@@ -194,7 +220,7 @@ fn runs_that_are_not_there(
 fn without_what_is_there(group: &Group, sink: &dyn Sink) -> Result<Vec<Group>> {
     let mut left: Vec<Group> = Vec::new();
     for piece in group.pieces.iter().cloned() {
-        let here = piece.range.start.max(group.range.start)..piece.range.end.min(group.range.end);
+        let here = group.wanted(&piece);
         let Some(child) = piece.child else { continue };
         if here == piece.range && sink.has(here.start, here.end - here.start, child.id)? {
             continue;
@@ -229,7 +255,7 @@ pub fn stream_in_order(
         let line = &line;
         let planner = scope.spawn(move || {
             let mut number = 0;
-            let planned = plan(image, range, cancel, &mut |step| {
+            let planned = plan(image, range, Arranged::AsInImage, cancel, &mut |step| {
                 let Ok(buffer) = buffers_out.recv() else { return Ok(false) };
                 number += 1;
                 Ok(line.put(step.stream(), (number - 1, step, buffer)))
@@ -302,109 +328,26 @@ fn put_in_order(
     Ok(())
 }
 
-/// Makes a plan; `emit` says whether to go on.
-fn plan(
-    image: &Image,
-    range: Range<u64>,
-    cancel: &Cancel,
-    emit: &mut dyn FnMut(Step) -> Result<bool>,
-) -> Result<()> {
-    match &image.whence {
-        Whence::Map(map) => plan_by_map(image, map, range, cancel, emit),
-        Whence::Origin(origin) => {
-            let runtime = image.engine().runtime();
-            let mut at = range.start;
-            while at < range.end {
-                cancel.check()?;
-                let Run { range: here, data, stream } = runtime.block_on(origin.run(at, range.end))?;
-                // Zeros may go on for as long as they like; what is read at once has its bound.
-                let end = if data { here.end.min(at + RUN_LEN.max(origin.chunk_len())) } else { here.end };
-                let step = if data { Step::Run(at..end, stream) } else { Step::Zeros(at..end) };
-                if end <= at || !emit(step)? {
-                    return Ok(());
-                }
-                at = end;
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Walks the map.
-fn plan_by_map(
-    image: &Image,
-    map: &Map,
-    range: Range<u64>,
-    cancel: &Cancel,
-    emit: &mut dyn FnMut(Step) -> Result<bool>,
-) -> Result<()> {
-    let runtime = image.engine().runtime().clone();
-    let mut group: Option<Group> = None;
-    let mut at = range.start;
-    while at < range.end {
-        cancel.check()?;
-        match runtime.block_on(map.stretch(image.engine(), at))? {
-            Stretch::Hole(hole) => {
-                let end = hole.end.min(range.end);
-                if !flush(image, &mut group, emit)? || !emit(Step::Zeros(at..end))? {
-                    return Ok(());
-                }
-                at = end;
-            }
-            Stretch::Leaf(leaf) => {
-                for piece in leaf.pieces(at).take_while(|piece| piece.range.start < range.end) {
-                    let end = piece.range.end.min(range.end);
-                    let goes_on = match piece.child {
-                        None => flush(image, &mut group, emit)? && emit(Step::Zeros(at..end))?,
-                        Some(_) => {
-                            let fits = group.as_ref().is_some_and(|group| fits(group, &piece));
-                            let goes_on = fits || flush(image, &mut group, emit)?;
-                            let group = group.get_or_insert(Group { pieces: Vec::new(), range: at..at });
-                            group.range.end = end;
-                            group.pieces.push(piece);
-                            goes_on
-                        }
-                    };
-                    if !goes_on {
-                        return Ok(());
-                    }
-                    at = end;
-                }
-            }
-        }
-    }
-    let _goes_on = flush(image, &mut group, emit)?;
-    Ok(())
-}
-
-fn flush(
-    image: &Image,
-    group: &mut Option<Group>,
-    emit: &mut dyn FnMut(Step) -> Result<bool>,
-) -> Result<bool> {
-    let Some(group) = group.take() else { return Ok(true) };
-    if let Some((pack, sealed)) = group.sealed() {
-        image.engine().repository()?.expect_sealed(pack, sealed);
-    }
-    emit(Step::Group(group))
-}
-
 impl Group {
     /// Where its sealed bytes lie.
     pub(super) fn sealed(&self) -> Option<(PackId, Range<u64>)> {
         let mut places = self.pieces.iter().filter_map(|piece| Some(piece.child?.place));
         let first = places.next()?;
-        let last = places.next_back().unwrap_or(first);
-        Some((first.pack, first.offset.into()..last.end()))
+        let range = places.fold(first.offset.into()..first.end(), |range: Range<u64>, place| {
+            range.start.min(place.offset.into())..range.end.max(place.end())
+        });
+        Some((first.pack, range))
     }
-}
 
-fn fits(group: &Group, piece: &Piece) -> bool {
-    let last = group.pieces.last().and_then(|last| last.child);
-    let neighbours = last.zip(piece.child).is_some_and(|(last, next)| {
-        last.place.pack == next.place.pack && last.place.end() == u64::from(next.place.offset)
-    });
-    neighbours && piece.range.end - group.range.start <= GROUP_LEN
+    /// What of a piece is wanted.
+    fn wanted(&self, piece: &Piece) -> Range<u64> {
+        piece.range.start.max(self.range.start)..piece.range.end.min(self.range.end)
+    }
+
+    /// How many bytes are wanted in all.
+    fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| self.wanted(piece)).map(|range| range.end - range.start).sum()
+    }
 }
 
 fn len_of(range: &Range<u64>) -> usize {
@@ -413,7 +356,7 @@ fn len_of(range: &Range<u64>) -> usize {
 
 /// Opens the chunks of a group to the beginning of `buffer`, which only grows.
 pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u8>) -> Result<()> {
-    let len = len_of(&group.range);
+    let len = group.len() as usize;
     if buffer.len() < len {
         buffer.resize(len, 0);
     }
@@ -423,7 +366,7 @@ pub(super) fn open_group(engine: &Arc<Engine>, group: &Group, buffer: &mut Vec<u
     let mut at = 0;
     for piece in &group.pieces {
         let Some(child) = piece.child else { continue };
-        let here = piece.range.start.max(group.range.start)..piece.range.end.min(group.range.end);
+        let here = group.wanted(piece);
         let into = &mut buffer[at..at + len_of(&here)];
         let whole = here == piece.range;
         let opened = match &sealed {

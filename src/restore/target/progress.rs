@@ -14,9 +14,11 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// No more ranges are kept than this; a restore in order has a handful.
+/// No more ranges are kept than this. A restore in the order of the image has a handful; one in the order of the store has some for each run
+/// of chunks that lie together there.
 pub const RANGES_MAX: usize = 1 << 16;
 
 /// No state is longer than this: what `RANGES_MAX` ranges of the longest numbers and four long names take.
@@ -151,6 +153,32 @@ impl Ranges {
         len == 0 || self.0.range(..=offset).next_back().is_some_and(|(_, to)| *to >= end)
     }
 
+    /// A range in parts, in order, each with whether it is in here.
+    pub fn parts(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
+        let (mut parts, mut at) = (Vec::new(), range.start);
+        let first = self.0.range(..=at).next_back().map_or(at, |(from, _)| *from);
+        for (&from, &to) in self.0.range(first..range.end) {
+            let (from, to) = (from.max(at), to.min(range.end));
+            if from >= to {
+                continue;
+            }
+            if at < from {
+                parts.push((at..from, false));
+            }
+            parts.push((from..to, true));
+            at = to;
+        }
+        if at < range.end {
+            parts.push((at..range.end, false));
+        }
+        parts
+    }
+
+    /// Whether nothing is in here.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// How many bytes are in here.
     pub fn total(&self) -> u64 {
         self.iter().fold(0, |sum, (start, end)| sum.saturating_add(end.saturating_sub(start)))
@@ -265,6 +293,10 @@ mod tests {
             for (offset, len) in (0..80).flat_map(|at| (0..80 - at).map(move |len| (at, len))) {
                 let all_set = (offset..offset + len).all(|at| model[at as usize]);
                 prop_assert_eq!(ranges.covers(offset, len), all_set, "{}+{} in {:?}", offset, len, &all);
+                let parts = ranges.parts(offset..offset + len);
+                let each = parts.iter().flat_map(|(part, set)| part.clone().map(|at| (at, *set)));
+                prop_assert!(each.eq((offset..offset + len).map(|at| (at, model[at as usize]))), "{:?}", parts);
+                prop_assert!(parts.windows(2).all(|pair| pair[0].1 != pair[1].1), "{:?}", parts);
             }
         }
     }
