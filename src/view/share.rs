@@ -24,7 +24,7 @@ pub struct Share {
     number: u64,
     /// Who holds one finds it again: it lives as long as something in it is known to somebody.
     folders: Mutex<LruCache<u128, Weak<Folder>>>,
-    neighbours: Neighbours,
+    neighbours: Arc<Neighbours>,
 }
 
 /// A directory of a tree.
@@ -51,7 +51,7 @@ impl Share {
             identity: xxh3_128(&[&shown.backup.id.0[..], name].concat()),
             number: shown.tree_numbers.get(item).copied().unwrap_or(0),
             folders: Mutex::new(LruCache::new(FOLDERS_KEPT)),
-            neighbours: Neighbours::default(),
+            neighbours: Arc::default(),
         }
     }
 
@@ -105,12 +105,21 @@ impl Folder {
 
     /// Some entries from a number on, if nothing has to be waited for.
     pub fn page_now(self: &Arc<Self>, from: u64, max: usize) -> Option<Result<Vec<(Inside, Member)>>> {
+        self.listed(from);
         Some(self.dir.page_now(from, max)?.map(|page| self.all_with(page)))
     }
 
     /// Some entries from a number on; none only at the end.
     pub async fn page(self: &Arc<Self>, from: u64, max: usize) -> Result<Vec<(Inside, Member)>> {
+        self.listed(from);
         Ok(self.all_with(self.dir.page(from, max).await?))
+    }
+
+    /// Who reads all files finds those of what he lists fetched.
+    fn listed(self: &Arc<Self>, from: u64) {
+        if from == 0 {
+            self.share.neighbours.listed(self, self.share.tree.engine());
+        }
     }
 
     fn all_with(self: &Arc<Self>, page: Vec<Member>) -> Vec<(Inside, Member)> {

@@ -1,8 +1,9 @@
 //! Shares in the mount: what ordinary tools bring back of them is what was backed up, to the last attribute.
 
 use crate::common::faithful::{assert_same_trees, made_odd};
+use crate::common::random::Random;
 use crate::common::{has_program, is_root, skipped};
-use crate::world::{Mounted, run_tool, within};
+use crate::world::{Mounted, eventually, run_tool, within};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -71,6 +72,39 @@ fn f8_a_directory_of_a_hundred_thousand_entries_is_listed_whole_and_looked_up_at
         assert_eq!(names.len(), 100_000, "no name came twice");
         let memory = mounted.anonymous_kib();
         assert!(memory < 320 * 1024, "{memory} KiB");
+    });
+}
+
+#[test]
+fn f8_who_reads_all_files_finds_those_of_a_directory_fetched_that_he_has_only_listed() {
+    within(60, |sand| {
+        let share = sand.root().join("share");
+        for (folder, files) in [("first", 60u64), ("then", 5)] {
+            fs::create_dir_all(share.join(folder)).expect("make a directory");
+            for number in 0..files {
+                let mut bytes = vec![0; 30_000];
+                Random::seeded(files * 100 + number).fill(&mut bytes);
+                fs::write(share.join(folder).join(format!("{number:02}")), bytes).expect("make a file");
+            }
+        }
+        let _ = sand.backup("share", &[share.to_str().expect("text")]);
+        let mounted = Mounted::new(sand);
+        let opened = || mounted.stats()["image"]["chunks_opened"].as_u64().expect("a number");
+        let list = |folder: &str| {
+            let tree = mounted.path("shares/share/latest/tree").join(folder);
+            let mut files: Vec<_> =
+                fs::read_dir(tree).expect("list").map(|entry| entry.expect("list").path()).collect();
+            files.sort();
+            files
+        };
+        let first = list("first");
+        assert_eq!(opened(), 0, "who only lists has nothing fetched");
+        for file in first {
+            assert_eq!(fs::read(file).expect("read").len(), 30_000);
+        }
+        let before = opened();
+        assert_eq!(list("then").len(), 5);
+        eventually("they are fetched", || opened() == before + 5);
     });
 }
 

@@ -162,5 +162,7 @@ pub fn expect_all(files: &[File]) {
         }
         _ => None,
     });
-    drop(engine.fetch(&wanted.collect::<Vec<_>>(), Urgency::Soon, Hint::Scan));
+    let mut wanted: Vec<Wanted> = wanted.collect();
+    wanted.sort_unstable_by_key(|one| one.place);
+    drop(engine.fetch(&wanted, Urgency::Soon, Hint::Scan));
 }
