@@ -22,6 +22,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Files of at least so many bytes are written back as soon as they are whole: smaller ones cost more each than they bring.
+const WRITTEN_BACK_MIN: u64 = 64 * 1024;
+
 /// A file on its way.
 pub(super) struct Job {
     folder: Arc<Folder>,
@@ -291,7 +294,11 @@ impl Taker<Arc<Job>> for Writing<'_> {
         self.counts.files.add(1);
         let Some(open) = open else { return Ok(()) };
         let held = Held::of(&open.file).map_err(|errno| failed("look at", &job.path, errno))?;
-        self.dress(&job, &held)
+        self.dress(&job, &held)?;
+        if open.is_new {
+            begin_writing_back(&open.file, job.member.entry().size());
+        }
+        Ok(())
     }
 
     fn name(&self, job: &Arc<Job>) -> String {
@@ -303,6 +310,14 @@ impl Writing<'_> {
     fn skip(&self, len: u64) {
         self.counts.skipped.add(len);
         self.counts.progress.add(len);
+    }
+}
+
+/// Has the kernel begin to write a file back. Else it begins when much has come together, and the disk idles until we wait for it.
+fn begin_writing_back(file: &std::fs::File, len: u64) {
+    if len >= WRITTEN_BACK_MIN {
+        // What it does with pages that are clean already is no matter.
+        let _told = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     }
 }
 
