@@ -89,7 +89,8 @@ impl Repository {
         Err(first.as_kind(Kind::Corrupt).hint("afterimage check --read-data names all that is damaged"))
     }
 
-    async fn places(&self, id: ChunkId, newest: bool) -> Vec<Place> {
+    /// Where a chunk lies, as far as the index knows: as it was read once, or the newest, which is a request or more.
+    pub async fn places(&self, id: ChunkId, newest: bool) -> Vec<Place> {
         let index = if newest { self.newest_index().await } else { self.index().await };
         let Ok(index) = index else { return Vec::new() };
         let place =

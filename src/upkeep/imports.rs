@@ -55,12 +55,15 @@ pub(super) struct InHome<'a> {
     cancel: &'a Cancel,
     /// Packs that were looked for, and whether they are there.
     packs: HashMap<PackId, bool>,
+    /// Whether the home's index is as new as this check.
+    has_newest_index: bool,
     lost: Vec<Lost>,
 }
 
 impl<'a> InHome<'a> {
     pub(super) fn new(engine: Arc<Engine>, runtime: &'a Handle, cancel: &'a Cancel) -> InHome<'a> {
-        InHome { engine, runtime, cancel, packs: HashMap::new(), lost: Vec::new() }
+        let packs = HashMap::new();
+        InHome { engine, runtime, cancel, packs, has_newest_index: false, lost: Vec::new() }
     }
 
     /// What is lost of it. An error that is no damage, as that the home is away, is an error here.
@@ -210,6 +213,15 @@ impl<'a> InHome<'a> {
         };
         if there {
             return Ok(None);
+        }
+        // A pack has hundreds of chunks. To look for each of them through a network takes minutes, unless the index knows of another place.
+        let newest = !std::mem::replace(&mut self.has_newest_index, true);
+        let places = self.runtime.block_on(repository.places(child.id, newest));
+        if places.iter().all(|place| place.pack == pack) {
+            return Ok(Some(Error::new(
+                Kind::Missing,
+                format!("read {}: it is missing", names::pack(pack)?),
+            )));
         }
         match self.runtime.block_on(repository.chunk(SealKind::Data, child.id, child.place)) {
             Ok(_) => Ok(None),

@@ -195,6 +195,14 @@ impl Cloud {
         drop(state.objects.insert(key.to_owned(), Object { bytes, number }));
     }
 
+    /// Loses the largest object whose key has a part in it.
+    pub(crate) fn lose_largest(&self, part: &str) {
+        let mut state = self.state();
+        let fits = state.objects.iter().filter(|(key, _)| key.contains(part));
+        let largest = fits.max_by_key(|(_, object)| object.bytes.len()).expect("an object").0.clone();
+        drop(state.objects.remove(&largest));
+    }
+
     /// The keys of all objects.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.state().objects.keys().cloned().collect()
