@@ -62,6 +62,12 @@ pub(crate) fn overwrite(path: &str, offset: u64, bytes: &[u8]) {
     file.write_all_at(bytes, offset).expect("change an image");
 }
 
+/// Flips a bit where data lies.
+pub(crate) fn flip_in_the_middle(bytes: &mut [u8]) {
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+}
+
 /// SHA-256 of a file, in hex.
 pub(crate) fn digest(path: &str) -> String {
     let mut file = File::open(path).expect("open a file");

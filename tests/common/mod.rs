@@ -3,6 +3,8 @@
 //!
 //! A run that panics or outlives its deadline fails the test that started it, whatever the test looks at. What the machine
 //! lacks is said by [`skipped`], past the test runner's capture, so that `scripts/test` can count it.
+//!
+//! Repositories are directories, unless [`PLACE`] names a service: then each sandbox has its own there, and tests that look into a directory fail.
 
 #![allow(dead_code, unused_imports, unused_macros)] // each test program uses its part of the harness
 
@@ -11,6 +13,7 @@ pub(crate) mod images;
 pub(crate) mod random;
 pub(crate) mod shares;
 pub(crate) mod sweep;
+pub(crate) mod theirs;
 pub(crate) mod tracer;
 
 use serde_json::Value;
@@ -24,6 +27,14 @@ use tempfile::TempDir;
 
 /// How long one call of the command may take unless a test says otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The variable that names a place in a service for the repositories of all sandboxes. `tests/slow/suites.rs` runs whole test programs by it.
+pub(crate) const PLACE: &str = "AFTERIMAGE_TEST_PLACE";
+/// What the variables begin with that say where services are and who asks.
+pub(crate) const OF_SERVICES: [&str; 3] = ["AWS_", "OS_", "ST_"];
+
+/// The built command.
+const OURS: &str = env!("CARGO_BIN_EXE_afterimage");
 
 /// Says that this machine lacks something. The test returns after it.
 pub(crate) fn skipped(reason: &str) {
@@ -46,6 +57,8 @@ pub(crate) struct Sandbox {
     dir: Arc<TempDir>,
     home: PathBuf,
     far: Option<Far>,
+    /// The network namespace that its commands run in, if not the test's.
+    network: Option<String>,
 }
 
 /// Where a repository is that is in no directory, and what the environment says of it.
@@ -53,6 +66,25 @@ pub(crate) struct Sandbox {
 struct Far {
     place: String,
     env: Vec<(String, String)>,
+}
+
+impl Far {
+    /// Where the caller wants all repositories to be, if in a service: a place in it that no other sandbox has.
+    fn wanted(of: &Path) -> Option<Far> {
+        let (place, name) = (std::env::var(PLACE).ok()?, of.file_name()?.to_str()?);
+        let of_services = |name: &str| OF_SERVICES.iter().any(|begin| name.starts_with(begin));
+        let env = std::env::vars().filter(|(name, _)| of_services(name)).collect();
+        Some(Far { place: format!("{place}/{name}"), env })
+    }
+
+    fn list(&self) -> Vec<theirs::Listed> {
+        theirs::Client::log_in(&self.env).list(theirs::path_of(&self.place))
+    }
+
+    fn ask(&self, method: &str, name: &str, body: &[u8]) -> Vec<u8> {
+        let path = format!("{}/{name}", theirs::path_of(&self.place));
+        theirs::Client::log_in(&self.env).ask(method, &path, body)
+    }
 }
 
 impl Sandbox {
@@ -74,7 +106,8 @@ impl Sandbox {
         let dir = Arc::new(dir.expect("make a sandbox"));
         let home = dir.path().join("home");
         std::fs::create_dir(&home).expect("make a home");
-        Sandbox { dir, home, far: None }
+        let far = Far::wanted(dir.path());
+        Sandbox { dir, home, far, network: None }
     }
 
     /// One whose repository is in a service.
@@ -94,12 +127,18 @@ impl Sandbox {
     pub(crate) fn other_host(&self) -> Sandbox {
         let home =
             tempfile::Builder::new().prefix("home-").tempdir_in(self.dir.path()).expect("make a home").keep();
-        Sandbox { dir: self.dir.clone(), home, far: self.far.clone() }
+        self.other_host_at(&home)
     }
 
     /// The same files seen by a machine with that home.
     pub(crate) fn other_host_at(&self, home: &Path) -> Sandbox {
-        Sandbox { dir: self.dir.clone(), home: home.to_path_buf(), far: self.far.clone() }
+        let network = self.network.clone();
+        Sandbox { dir: self.dir.clone(), home: home.to_path_buf(), far: self.far.clone(), network }
+    }
+
+    /// Another machine's, which is in a network namespace of its own.
+    pub(crate) fn other_host_in(&self, network: &str) -> Sandbox {
+        Sandbox { network: Some(network.to_owned()), ..self.other_host() }
     }
 
     /// The sandbox's own directory.
@@ -112,9 +151,19 @@ impl Sandbox {
         self.dir.path().join(name).to_str().expect("temporary paths are text").to_string()
     }
 
-    /// Where the repository is.
+    /// The directory that the repository is.
     pub(crate) fn repo(&self) -> PathBuf {
+        let is_in = self.far.as_ref().map(|far| &far.place);
+        assert!(
+            is_in.is_none(),
+            "no directory, but {is_in:?}: tests/slow/suites.rs lists what looks into one"
+        );
         self.dir.path().join("repo")
+    }
+
+    /// How the repository is named.
+    pub(crate) fn place(&self) -> String {
+        self.far.as_ref().map_or_else(|| self.at("repo"), |far| far.place.clone())
     }
 
     /// This machine's home: its cache and its state are in there.
@@ -124,18 +173,21 @@ impl Sandbox {
 
     /// The command on the sandbox's repository, ready to be run.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_afterimage"));
+        let mut command = match &self.network {
+            None => Command::new(OURS),
+            Some(network) => in_network(network, OURS),
+        };
         let _ = command.args(args).stdin(Stdio::null()).current_dir(self.dir.path()).env_clear();
         let _ = command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8");
         let _ =
-            command.env("HOME", &self.home).env("AFTERIMAGE_REPO", self.repo()).env("RUST_BACKTRACE", "0");
+            command.env("HOME", &self.home).env("AFTERIMAGE_REPO", self.place()).env("RUST_BACKTRACE", "0");
         for (variable, folder) in
             [("XDG_CACHE_HOME", "cache"), ("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config")]
         {
             let _ = command.env(variable, self.home.join(folder));
         }
-        if let Some(Far { place, env }) = &self.far {
-            let _ = command.env("AFTERIMAGE_REPO", place).envs(env.iter().map(|(name, value)| (name, value)));
+        if let Some(Far { env, .. }) = &self.far {
+            let _ = command.envs(env.iter().map(|(name, value)| (name, value)));
         }
         let runtime = self.home.join("run");
         std::fs::create_dir_all(&runtime).expect("make a runtime directory");
@@ -190,15 +242,80 @@ impl Sandbox {
         assert_eq!(report["damaged"], serde_json::json!([]), "{report}");
     }
 
-    /// Every file of the repository, by its path in it.
+    /// Every object of the repository, by its name.
     pub(crate) fn objects(&self) -> Vec<PathBuf> {
-        let repo = self.repo();
-        let mut found: Vec<PathBuf> = files_under(&repo)
-            .into_iter()
-            .map(|path| path.strip_prefix(&repo).expect("below").to_path_buf())
-            .collect();
+        let mut found: Vec<PathBuf> = self.sizes().into_iter().map(|(path, _)| path).collect();
         found.sort();
         found
+    }
+
+    /// Every object and how many bytes it has.
+    fn sizes(&self) -> Vec<(PathBuf, u64)> {
+        if let Some(far) = &self.far {
+            return far.list().into_iter().map(|one| (PathBuf::from(one.name), one.len)).collect();
+        }
+        let repo = self.repo();
+        let below = |path: &Path| path.strip_prefix(&repo).expect("below").to_path_buf();
+        // What goes away meanwhile has none.
+        let sized = |path: PathBuf| (below(&path), path.metadata().map_or(0, |meta| meta.len()));
+        files_under(&repo).into_iter().map(sized).collect()
+    }
+
+    /// Whether there is anything where the repository would be.
+    pub(crate) fn has_anything(&self) -> bool {
+        self.far.as_ref().map_or_else(|| self.repo().exists(), |far| !far.list().is_empty())
+    }
+
+    /// The largest of its packs.
+    pub(crate) fn largest_pack(&self) -> PathBuf {
+        let is_pack = |(path, _): &(PathBuf, u64)| path.starts_with("packs");
+        self.sizes().into_iter().filter(is_pack).max_by_key(|(_, len)| *len).expect("a pack").0
+    }
+
+    /// Changes the bytes of an object, as a disk may.
+    pub(crate) fn change(&self, object: impl AsRef<Path>, change: impl FnOnce(&mut Vec<u8>)) {
+        let name = object.as_ref().to_str().expect("names are text");
+        if let Some(far) = &self.far {
+            let mut bytes = far.ask("GET", name, b"");
+            change(&mut bytes);
+            return drop(far.ask("PUT", name, &bytes));
+        }
+        let path = self.repo().join(name);
+        let mut bytes = std::fs::read(&path).expect("read an object");
+        change(&mut bytes);
+        self.lose(name);
+        std::fs::write(path, bytes).expect("replace an object");
+    }
+
+    /// Takes an object away, as somebody else may.
+    pub(crate) fn lose(&self, object: impl AsRef<Path>) {
+        match &self.far {
+            Some(far) => drop(far.ask("DELETE", object.as_ref().to_str().expect("names are text"), b"")),
+            None => std::fs::remove_file(self.repo().join(object)).expect("remove an object"),
+        }
+    }
+
+    /// Takes away every object whose name begins so.
+    pub(crate) fn lose_all(&self, begin: &str) {
+        let begins = |object: &&PathBuf| object.to_str().is_some_and(|name| name.starts_with(begin));
+        self.objects().iter().filter(begins).for_each(|object| self.lose(object));
+    }
+
+    /// The repository as a directory: a copy, if it is in a service.
+    pub(crate) fn here(&self) -> PathBuf {
+        let Some(far) = &self.far else { return self.repo() };
+        let here = self.dir.path().join("here");
+        for object in self.objects() {
+            let (name, path) = (object.to_str().expect("names are text"), here.join(&object));
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+            std::fs::write(path, far.ask("GET", name, b"")).expect("write a copy");
+        }
+        here
+    }
+
+    /// How many bytes the repository has.
+    pub(crate) fn stored(&self) -> u64 {
+        self.sizes().iter().map(|(_, len)| len).sum()
     }
 }
 
@@ -411,6 +528,13 @@ fn collect(mut from: impl Read + Send + 'static, said: Arc<Mutex<Vec<u8>>>) -> t
         }
         std::mem::take(&mut *said.lock().expect("what it said"))
     })
+}
+
+/// A program in a network namespace; its mounts are everybody's, unlike with `ip netns exec`.
+pub(crate) fn in_network(network: &str, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    let _ = command.arg(format!("--net=/run/netns/{network}")).arg(program);
+    command
 }
 
 /// Runs one of the machine's own tools, which must succeed; its stdout.

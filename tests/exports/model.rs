@@ -63,7 +63,7 @@ impl World {
         let _ = sand.backup("vm", &[&file(&sand, "disk.img", &base)]);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let store = afterimage::store::open(sand.repo()).expect("a store").store;
+        let store = afterimage::store::open(sand.place()).expect("a store").store;
         let cache = sand.root().join("cache");
         let mut ask = || panic!("no password is needed");
         let repository = runtime.block_on(Repository::open(store, &cache, &mut ask)).expect("a repository");

@@ -149,6 +149,15 @@ fn d7_the_backup_under_a_kept_overlay_is_pinned_until_the_overlay_is_removed() {
 }
 
 #[test]
+fn no_overlay_is_kept_inside_the_repository() {
+    let (sand, _, _) = one(34);
+    let overlay = format!("x=vm,keep={}", sand.repo().join("packs/x").display());
+    let listen = format!("unix:{}", sand.at("s"));
+    let _ =
+        sand.ends(4, &["serve", "--listen", &listen, "--overlay", &overlay]).saying("inside the repository");
+}
+
+#[test]
 fn files_that_are_not_this_overlays_are_refused_untouched() {
     let (sand, _, _) = one(34);
     let listen = format!("unix:{}", sand.at("s"));
@@ -160,7 +169,6 @@ fn files_that_are_not_this_overlays_are_refused_untouched() {
     refused(4, &format!("x=vm,keep={other}"), "block map");
     assert_eq!(std::fs::read(&other).expect("read"), [7; 8192]);
     refused(1, "x=nobody", "nobody");
-    refused(4, &format!("x=vm,keep={}", sand.repo().join("packs/x").display()), "inside the repository");
     let kept = sand.at("kept");
     let server = serve(&sand, &format!("x=vm,keep={kept}"));
     let _ = server.stop().expect_code(0);

@@ -1,7 +1,7 @@
 //! Images that lie in plain files of the cache, which the kernel reads by itself.
 
 use crate::common::files_under;
-use crate::common::images::{MIB, allocated, file, mixed, sparse};
+use crate::common::images::{MIB, allocated, file, flip_in_the_middle, mixed, sparse};
 use crate::common::{Sandbox, skipped};
 use crate::world::{Mounted, errno, eventually, within};
 use std::fs::{self, File};
@@ -124,15 +124,7 @@ fn c7_an_image_with_damage_never_becomes_a_plain_file() {
     within(60, |sand| {
         let bytes: Vec<u8> = mixed(43, 4 * MIB).iter().map(|byte| byte | 1).collect();
         let _ = sand.backup("web01", &[&file(sand, "disk.img", &bytes)]);
-        let packs = files_under(&sand.repo().join("packs"));
-        let pack = packs
-            .into_iter()
-            .max_by_key(|path| path.metadata().map_or(0, |meta| meta.len()))
-            .expect("a pack");
-        let mut stored = fs::read(&pack).expect("read a pack");
-        let middle = stored.len() / 2;
-        stored[middle] ^= 1;
-        fs::remove_file(&pack).and_then(|()| fs::write(&pack, stored)).expect("replace a pack");
+        sand.change(sand.largest_pack(), |pack| flip_in_the_middle(pack));
         let mounted = mounted(sand, SIZE);
         let file = File::open(mounted.image("web01")).expect("open");
         let mut buffer = vec![0; 128 << 10];

@@ -1,11 +1,10 @@
 //! Damage and loss beneath a mount: an error for exactly what is lost, never other bytes.
 
-use crate::common::images::{KIB, MIB, file, mixed};
-use crate::common::{Sandbox, files_under};
+use crate::common::files_under;
+use crate::common::images::{KIB, MIB, file, flip_in_the_middle, mixed};
 use crate::world::{Mounted, errno, within};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 const CHUNK: usize = 128 * KIB as usize;
 const IO: i32 = 5;
@@ -14,11 +13,6 @@ fn noise(len: u64) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     crate::common::random::Random::seeded(11).fill(&mut bytes);
     bytes
-}
-
-fn largest_pack(sand: &Sandbox) -> PathBuf {
-    let packs = files_under(&sand.repo().join("packs"));
-    packs.into_iter().max_by_key(|path| path.metadata().map_or(0, |meta| meta.len())).expect("a pack")
 }
 
 /// Which chunks of the image can't be read; the others have to be right.
@@ -44,12 +38,7 @@ fn c7_a_damaged_byte_costs_its_chunk_and_nothing_beside_it() {
         let bytes = noise(4 * MIB);
         let image = file(sand, "disk.img", &bytes);
         let _ = sand.backup("web01", &[&image]);
-        let pack = largest_pack(sand);
-        let mut stored = fs::read(&pack).expect("read a pack");
-        let middle = stored.len() / 2;
-        stored[middle] ^= 1;
-        fs::remove_file(&pack).expect("replace a pack");
-        fs::write(&pack, stored).expect("replace a pack");
+        sand.change(sand.largest_pack(), |pack| flip_in_the_middle(pack));
         let mounted = Mounted::new(sand);
         let lost = lost(&mounted.image("web01"), &bytes);
         assert_eq!(lost.len(), 1, "{lost:?}");
@@ -74,10 +63,8 @@ fn d7_without_its_packs_an_open_image_gives_errors_and_never_other_bytes() {
         let record = sand.backup("web01", &[&image]);
         let mounted = Mounted::new(sand);
         let open = File::open(mounted.image("web01")).expect("open");
-        fs::remove_file(sand.repo().join("backups").join(record.id())).expect("remove the record");
-        for pack in files_under(&sand.repo().join("packs")) {
-            fs::remove_file(pack).expect("remove a pack");
-        }
+        sand.lose(format!("backups/{}", record.id()));
+        sand.lose_all("packs/");
         let mut failed = 0;
         for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
             let mut buffer = vec![0; CHUNK];
@@ -100,12 +87,7 @@ fn a_record_that_is_damaged_is_passed_over_and_the_others_are_listed() {
         let image = file(sand, "disk.img", &mixed(12, 100_000));
         let bad = sand.backup("web01", &[&image]);
         let good = sand.backup("web01", &[&image]);
-        let path = sand.repo().join("backups").join(bad.id());
-        let mut stored = fs::read(&path).expect("read a record");
-        let last = stored.len() - 1;
-        stored[last] ^= 1;
-        fs::remove_file(&path).expect("replace a record");
-        fs::write(&path, stored).expect("replace a record");
+        sand.change(format!("backups/{}", bad.id()), |record| *record.last_mut().expect("bytes") ^= 1);
         let mounted = Mounted::new(sand);
         let ids: Vec<_> = fs::read_dir(mounted.path("ids"))
             .expect("list")

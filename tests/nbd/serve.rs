@@ -110,8 +110,6 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
     serve(4, &["--target", &format!("t={target},size=1M,create")], "4096");
     serve(4, &["--target", &named(&file(&sand, "empty", b""))], "empty");
     serve(4, &["--target", &named(sand.root().to_str().expect("text"))], "directory");
-    let inside = sand.repo().join("afterimage.json");
-    serve(4, &["--target", &named(inside.to_str().expect("text"))], "inside the repository");
     serve(
         4,
         &["--listen", "tcp:0.0.0.0:0", "--target", &format!("n={},size=1M,create", sand.at("new"))],
@@ -120,6 +118,15 @@ fn what_must_not_be_served_is_refused_before_anything_is_offered() {
     assert!(!std::path::Path::new(&sand.at("new")).exists(), "refused, but made");
     serve(2, &["--tls", "require", "--target", &named(&target)], "--tls-cert");
     let _ = sand.ends(2, &["serve", "--target", &named(&target)]).saying("--listen");
+}
+
+#[test]
+fn a_file_of_the_repository_is_no_target() {
+    let sand = Sandbox::with_repo();
+    let (listen, target) =
+        (format!("unix:{}", sand.at("s")), format!("t={}", sand.repo().join("afterimage.json").display()));
+    let _ =
+        sand.ends(4, &["serve", "--listen", &listen, "--target", &target]).saying("inside the repository");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Backups of Cinder's become ones of ours, and their records are made from the container alone. The containers are those that we export; what Cinder
 //! itself wrote is in `tests/slow/cinder`.
 
-use crate::common::images::{MIB, assert_same_bytes, file, mixed, overwrite};
+use crate::common::images::{MIB, assert_same_bytes, file, mixed};
+use crate::common::theirs::Theirs;
 use crate::common::tracer::{Act, Touch, need_tracer, trace};
-use crate::common::{Output, Record, Sandbox, files_under};
+use crate::common::{Output, Record, Sandbox};
 use serde_json::Value;
-use std::path::Path;
 
 /// About how many points of an import it is killed at.
 const SAMPLES: usize = 8;
@@ -14,6 +14,8 @@ const SAMPLES: usize = 8;
 struct Cloud {
     sand: Sandbox,
     states: Vec<Vec<u8>>,
+    theirs: Theirs,
+    /// How the container is named.
     container: String,
     /// Oldest first.
     ids: Vec<String>,
@@ -45,15 +47,16 @@ impl Cloud {
         }
         let dir = sand.at("container");
         std::fs::create_dir(&dir).expect("make a directory");
-        let container = format!("cinder:{dir}");
-        let done =
-            there(&["--json", "export", "vol", "--chain", "--object-size", "1M", "--to", &container]).json();
+        let to = format!("cinder:{dir}");
+        let done = there(&["--json", "export", "vol", "--chain", "--object-size", "1M", "--to", &to]).json();
         let backups = done["backups"].as_array().expect("backups").clone();
         let text = |one: &Value, key: &str| one[key].as_str().expect("text").to_owned();
         let ids = backups.iter().map(|one| text(one, "id")).collect();
         let volume = text(&backups[0], "volume");
         let _ = sand.done(&["init"]);
-        Cloud { sand, states, container, ids, volume }
+        let theirs = Theirs::of(&sand, &dir);
+        let container = format!("cinder:{}", theirs.place());
+        Cloud { sand, states, theirs, container, ids, volume }
     }
 
     fn source(&self, which: &str) -> String {
@@ -110,7 +113,7 @@ fn one_backup_of_cinders_or_its_chain_is_taken_over_and_needs_the_container_no_m
     let one = Record(cloud.adopt(&cloud.ids[2][..8], &[]).expect_code(0).json());
     assert!(one.0["parent"].is_null() && one.stat("bytes_read") > 2 * MIB, "by itself it is read whole");
     let _ = cloud.adopt(&cloud.ids[1], &["--chain"]).expect_code(0);
-    std::fs::remove_dir_all(cloud.container.trim_start_matches("cinder:")).expect("remove it");
+    cloud.theirs.remove_all();
     cloud.assert_all_here();
 }
 
@@ -118,8 +121,8 @@ fn one_backup_of_cinders_or_its_chain_is_taken_over_and_needs_the_container_no_m
 fn a_backup_that_came_from_cinder_goes_back_as_what_it_was() {
     let cloud = Cloud::new(Sandbox::new());
     let _ = cloud.adopt("vol", &["--chain"]).expect_code(0);
-    let exported =
-        cloud.sand.done(&["--json", "export", "web01", "--chain", "--to", &cloud.container]).json();
+    let to = format!("cinder:{}", cloud.sand.at("container"));
+    let exported = cloud.sand.done(&["--json", "export", "web01", "--chain", "--to", &to]).json();
     for (number, one) in exported["backups"].as_array().expect("backups").iter().enumerate() {
         assert_eq!((&one["new"], &one["id"]), (&Value::Bool(false), &Value::from(cloud.ids[number].clone())));
     }
@@ -158,11 +161,11 @@ fn what_is_broken_or_off_is_not_taken_over() {
     let source = cloud.source(&cloud.ids[0]);
     let _ = cloud.sand.run(&["backup", &source, "--name", "other"]).expect_code(4).saying("one of web01");
     // A flipped bit in an object: Cinder would restore it, this names it.
-    let dir = cloud.container.trim_start_matches("cinder:").to_owned();
-    let of_last = |path: &&std::path::PathBuf| path.display().to_string().contains(&cloud.ids[2]);
-    let objects = files_under(Path::new(&dir));
-    let object = objects.iter().filter(of_last).find(|path| path.display().to_string().ends_with("-00001"));
-    overwrite(&object.expect("an object").display().to_string(), 40, &[0x55; 8]);
+    let is_it = |name: &String| name.contains(&cloud.ids[2]) && name.ends_with("-00001");
+    let object = cloud.theirs.names().into_iter().find(is_it).expect("an object");
+    let mut bytes = cloud.theirs.read(&object);
+    bytes[40..48].fill(0x55);
+    cloud.theirs.put(&object, &bytes);
     let _ = cloud.adopt(&cloud.ids[1], &[]).expect_code(0);
     let _ = cloud.adopt(&cloud.ids[2], &[]).expect_code(3);
     assert_eq!(cloud.sand.list().len(), 2);

@@ -27,13 +27,13 @@ fn a3_init_never_touches_a_folder_that_holds_something_else() {
 #[test]
 fn x11_a_repository_of_a_newer_version_is_refused_with_the_version_it_needs() {
     let sand = Sandbox::with_repo();
-    let path = sand.repo().join("afterimage.json");
-    let text = std::fs::read_to_string(&path).expect("read");
-    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let version = config["version"].as_u64().expect("a version");
-    config["version"] = (version + 41).into();
-    std::fs::remove_file(&path).expect("drop");
-    std::fs::write(&path, config.to_string()).expect("write");
+    let mut version = 0;
+    sand.change("afterimage.json", |stored| {
+        let mut config: serde_json::Value = serde_json::from_slice(stored).expect("JSON");
+        version = config["version"].as_u64().expect("a version");
+        config["version"] = (version + 41).into();
+        *stored = config.to_string().into_bytes();
+    });
     for verb in [&["list"][..], &["check"], &["cat", "web01"]] {
         let _ = sand.ends(1, verb).saying(&(version + 41).to_string());
     }

@@ -75,10 +75,9 @@ fn an_imported_backup_is_what_it_is_at_home() {
     assert_eq!(home, here, "the records themselves are the same");
     sites.assert_reads();
     let shown = sites.there(&["--json", "show", "web01@latest~1"]).expect_code(0).json();
-    assert_eq!(
-        shown["home"]["place"],
-        sites.sand.repo().canonicalize().expect("a path").display().to_string()
-    );
+    let place = sites.sand.place();
+    let place = Path::new(&place).canonicalize().map_or(place, |path| path.display().to_string());
+    assert_eq!(shown["home"]["place"], place);
     assert_eq!(shown["home"]["repository"], shown["repository"]);
     let out = sites.sand.at("out");
     let _ = sites.there(&["restore", "web01", &out, "--verify"]).expect_code(0);
@@ -88,7 +87,7 @@ fn an_imported_backup_is_what_it_is_at_home() {
     // Once more changes nothing, and nothing was written at home.
     sites.import();
     assert_eq!(sites.list().len(), 3);
-    assert!(!sites.sand.repo().join("pins").exists());
+    assert!(!sites.sand.objects().iter().any(|object| object.starts_with("pins")));
 }
 
 #[test]
@@ -117,7 +116,7 @@ fn a_backup_of_an_imported_name_is_whole_by_itself() {
     let image = file(&sites.sand, "disk", &sites.states[2]);
     let made = sites.there(&["--json", "backup", &image, "--name", "web01"]).expect_code(0).json();
     assert!(made["parent"].is_null(), "{made}");
-    std::fs::rename(sites.sand.repo(), sites.sand.at("away")).expect("move the home");
+    sites.sand.lose_all("");
     let got = sites.there(&["cat", "web01"]).expect_code(0).stdout;
     assert_same_bytes(&got, &sites.states[2], "without the home");
 }
@@ -158,17 +157,14 @@ fn a_record_is_imported_from_where_its_home_is_now() {
 fn damage_at_home_is_named_by_check_here() {
     let sites = Sites::open();
     sites.import();
-    let len = |path: &Path| sites.sand.repo().join(path).metadata().expect("look").len();
-    let packs = sites.sand.objects().into_iter().filter(|path| path.starts_with("packs"));
-    let data = packs.max_by_key(|path| len(path)).expect("a pack");
-    let data = sites.sand.repo().join(data);
-    overwrite(&data.display().to_string(), 50_000, &[0x55; 16]);
+    let data = sites.sand.largest_pack();
+    sites.sand.change(&data, |bytes| bytes[50_000..50_016].fill(0x55));
     let _ = sites.there(&["check"]).expect_code(0);
     let report = sites.there(&["--json", "check", "--read-data"]).expect_code(3).json();
     let first = &report["damaged"][0];
     assert!(first["length"].as_u64() <= Some(16 * KIB) && first["length"] != 0, "{report}");
     assert!(first["object"].as_str().is_some_and(|object| object.starts_with("imports/")), "{report}");
-    std::fs::remove_file(data).expect("lose a pack");
+    sites.sand.lose(data);
     let report = sites.there(&["--json", "check"]).expect_code(3).json();
     assert!(report["damaged"].as_array().is_some_and(|damaged| !damaged.is_empty()), "{report}");
 }
@@ -195,9 +191,7 @@ fn an_imported_share_is_what_it_is_at_home_and_its_damage_is_named_by_path() {
         let checked = there(&[&["--json"], read].concat()).expect_code(0).json();
         assert_eq!((&checked["backups_ok"], &checked["damaged"]), (&1.into(), &Value::Array(Vec::new())));
     }
-    let packs = files_under(&sand.repo().join("packs"));
-    let largest = packs.iter().max_by_key(|path| path.metadata().expect("a file").len()).expect("a pack");
-    std::fs::remove_file(largest).expect("lose it");
+    sand.lose(sand.largest_pack());
     for read in [&["check"][..], &["check", "--read-data"][..]] {
         let checked = there(&[&["--json"], read].concat()).expect_code(3).json();
         let damaged = checked["damaged"].as_array().expect("a list");
@@ -229,7 +223,7 @@ fn a_share_and_a_set_that_are_copied_in_need_their_home_no_more() {
         let all = again.as_array().expect("a list");
         assert!(!all.is_empty() && all.iter().all(|one| one["new"] == false), "{again}");
     }
-    std::fs::remove_dir_all(sand.repo()).expect("remove the home");
+    sand.lose_all("");
     let report = there(&["--json", "check", "--read-data"]).expect_code(0).json();
     assert_eq!((&report["backups_ok"], &report["damaged"]), (&3.into(), &Value::Array(Vec::new())));
     let _ = there(&["restore", "share", &sand.at("back"), "--verify"]).expect_code(0);
@@ -248,7 +242,7 @@ fn copied_in_it_needs_its_home_no_more_and_is_sealed_anew() {
     let sites = Sites::open();
     sites.import();
     let _ = sites.there(&["record", "import", &sites.line, "--copy"]).expect_code(0);
-    std::fs::remove_dir_all(sites.sand.repo()).expect("remove the home");
+    sites.sand.lose_all("");
     let copied = sites.list();
     assert_eq!(copied.len(), 3, "an imported record gives way to the copy");
     for (number, record) in copied.iter().enumerate() {

@@ -2,7 +2,8 @@
 //! nothing is written there.
 
 use crate::common::images::{assert_same_bytes, digest, digest_of, mixed};
-use crate::common::{Output, Running, Sandbox, files_under, has_program, skipped, tool};
+use crate::common::theirs::Theirs;
+use crate::common::{Output, Running, Sandbox, has_program, skipped, tool};
 use crate::world::within;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -24,20 +25,21 @@ fn expected() -> Value {
 }
 
 /// A copy of what Cinder wrote, and how it is named as a repository.
-fn container(sand: &Sandbox) -> String {
+fn container(sand: &Sandbox) -> (Theirs, String) {
     let there = sand.at("container");
     let _ = tool("cp", &["-r", golden().join("posix").to_str().expect("text"), &there]);
-    format!("cinder:{there}")
+    named(sand, &there)
+}
+
+/// What lies in a directory, and how it is named as a repository.
+fn named(sand: &Sandbox, dir: &str) -> (Theirs, String) {
+    let theirs = Theirs::of(sand, dir);
+    let place = format!("cinder:{}", theirs.place());
+    (theirs, place)
 }
 
 fn on<'a>(place: &'a str, args: &[&'a str]) -> Vec<&'a str> {
     [&["-r", place], args].concat()
-}
-
-/// What lies below a directory: every name, its length and its bytes' digest.
-fn fingerprint(place: &str) -> Vec<(PathBuf, String)> {
-    let files = files_under(Path::new(place.trim_start_matches("cinder:")));
-    files.into_iter().map(|path| (path.clone(), digest(path.to_str().expect("text")))).collect()
 }
 
 /// The digest of what a backup restores to.
@@ -52,7 +54,7 @@ fn restored(sand: &Sandbox, place: &str, backup: &str) -> String {
 #[test]
 fn every_backup_is_listed_with_what_cinder_knows_of_it() {
     let sand = Sandbox::new();
-    let place = container(&sand);
+    let (_, place) = container(&sand);
     let listed = sand.done(&on(&place, &["--json", "list"])).json();
     let listed = listed.as_array().expect("an array");
     let ids: Vec<&str> = listed.iter().map(|one| one["id"].as_str().expect("an id")).collect();
@@ -81,8 +83,8 @@ fn every_backup_is_listed_with_what_cinder_knows_of_it() {
 #[test]
 fn every_backup_holds_what_was_backed_up_by_every_way_to_name_it() {
     let sand = Sandbox::new();
-    let place = container(&sand);
-    let before = fingerprint(&place);
+    let (theirs, place) = container(&sand);
+    let before = theirs.fingerprint();
     let wanted = expected();
     let sha256 = |id: &str| wanted["backups"][id]["sha256"].as_str().expect("a digest").to_owned();
     for (reference, id) in [
@@ -99,13 +101,13 @@ fn every_backup_holds_what_was_backed_up_by_every_way_to_name_it() {
     let mut command = sand.command(&on(&place, &["cat", SECOND]));
     let out = command.output().expect("run the command");
     assert!(out.status.success() && digest_of(&out.stdout) == sha256(SECOND));
-    assert_eq!(fingerprint(&place), before, "something was written there");
+    assert_eq!(theirs.fingerprint(), before, "something was written there");
 }
 
 #[test]
 fn what_turned_to_zeros_in_an_incremental_is_zero_and_differs_from_before() {
     let sand = Sandbox::new();
-    let place = container(&sand);
+    let (_, place) = container(&sand);
     let differs = sand.done(&on(&place, &["--json", "diff", FIRST, SECOND])).json();
     let bytes = |id: &str| sand.command(&on(&place, &["cat", id])).output().expect("run the command").stdout;
     let (before, after) = (bytes(FIRST), bytes(SECOND));
@@ -130,9 +132,9 @@ fn what_turned_to_zeros_in_an_incremental_is_zero_and_differs_from_before() {
 #[test]
 fn verbs_that_write_are_refused_and_say_so() {
     let sand = Sandbox::new();
-    let place = container(&sand);
+    let (theirs, place) = container(&sand);
     std::fs::write(sand.at("disk.img"), mixed(1, 100_000)).expect("write an image");
-    let before = fingerprint(&place);
+    let before = theirs.fingerprint();
     for args in [
         &["init"][..],
         &["backup", "disk.img", "--name", "x"],
@@ -141,30 +143,34 @@ fn verbs_that_write_are_refused_and_say_so() {
     ] {
         let _ = sand.ends(4, &on(&place, args)).saying("only read");
     }
-    let inside = format!("{}/out.img", place.trim_start_matches("cinder:"));
-    let _ = sand.ends(4, &on(&place, &["restore", ODD, &inside]));
-    assert_eq!(fingerprint(&place), before);
+    assert_eq!(theirs.fingerprint(), before);
 }
 
-fn put_back(path: &Path, bytes: &[u8]) {
-    std::fs::write(path, bytes).expect("put it back");
+#[test]
+fn nothing_is_restored_into_the_directory_of_a_container() {
+    let sand = Sandbox::new();
+    let (theirs, place) = container(&sand);
+    let before = theirs.fingerprint();
+    let inside = sand.at("container/out.img");
+    let _ = sand.ends(4, &on(&place, &["restore", ODD, &inside]));
+    assert_eq!(theirs.fingerprint(), before);
 }
 
 #[test]
 fn c7_a_flipped_bit_that_cinder_would_restore_is_named_with_its_object_and_its_place() {
     let sand = Sandbox::new();
-    let place = container(&sand);
+    let (theirs, place) = container(&sand);
     let (mut sound, mut damaged) = (0, 0);
-    for path in files_under(Path::new(place.trim_start_matches("cinder:"))) {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
+    for path in theirs.names() {
+        let (_, name) = path.rsplit_once('/').expect("a name in a folder");
         if !name.contains(FIRST) {
             continue;
         }
-        let bytes = std::fs::read(&path).expect("read an object");
+        let bytes = theirs.read(&path);
         let mut flipped = bytes.clone();
         // Not at the very end: what stands behind a stream means nothing.
         flipped[bytes.len() / 2] ^= 0x40;
-        std::fs::write(&path, flipped).expect("change an object");
+        theirs.put(&path, &flipped);
         let found = sand.run(&on(&place, &["--json", "check", "--read-data"]));
         if found.code() == Some(0) {
             sound += 1;
@@ -184,13 +190,13 @@ fn c7_a_flipped_bit_that_cinder_would_restore_is_named_with_its_object_and_its_p
             );
             if name.ends_with("_sha256file") {
                 // What the digest should speak for is blamed, by the object that it is in.
-                put_back(&path, &bytes);
+                theirs.put(&path, &bytes);
                 continue;
             }
             let object = report["damaged"][0]["object"].as_str().expect("an object");
             assert!(name.starts_with(object.rsplit('/').next().expect("a name")), "{name}: {report}");
         }
-        put_back(&path, &bytes);
+        theirs.put(&path, &bytes);
     }
     assert!(damaged >= 6 && sound <= 2, "{damaged} of them were noticed");
     let _ = sand.done(&on(&place, &["check", "--read-data"]));
@@ -199,16 +205,14 @@ fn c7_a_flipped_bit_that_cinder_would_restore_is_named_with_its_object_and_its_p
 #[test]
 fn what_is_not_whole_is_listed_as_such_and_spares_the_rest() {
     let sand = Sandbox::new();
-    let place = container(&sand);
-    let dir = PathBuf::from(place.trim_start_matches("cinder:"));
+    let (theirs, place) = container(&sand);
     let find = |id: &str, end: &str| {
-        let is_it =
-            |path: &PathBuf| path.to_str().is_some_and(|path| path.contains(id) && path.ends_with(end));
-        files_under(&dir).into_iter().find(is_it).expect("it is there")
+        let is_it = |name: &String| name.contains(id) && name.ends_with(end);
+        theirs.names().into_iter().find(is_it).expect("it is there")
     };
-    std::fs::remove_file(find(FIRST, "_metadata")).expect("remove an index");
-    std::fs::write(find(ODD, "_metadata"), b"{").expect("tear an index");
-    std::fs::write(dir.join("notes_metadata"), b"milk, bread").expect("write something else");
+    theirs.remove(&find(FIRST, "_metadata"));
+    theirs.put(&find(ODD, "_metadata"), b"{");
+    theirs.put("notes_metadata", b"milk, bread");
     let listed = sand.done(&on(&place, &["--json", "list"])).json();
     let why = |id: &str| {
         let one =
@@ -230,7 +234,7 @@ fn what_is_not_whole_is_listed_as_such_and_spares_the_rest() {
 #[test]
 fn a_mount_shows_each_backup_by_its_volume_and_its_time() {
     within(120, |sand| {
-        let place = container(sand);
+        let (_, place) = container(sand);
         let (at, wanted) = (sand.at("mnt"), expected());
         std::fs::create_dir(&at).expect("make a mountpoint");
         let _ = sand.done(&on(&place, &["mount", &at]));
@@ -256,7 +260,7 @@ fn a_mount_shows_each_backup_by_its_volume_and_its_time() {
 #[test]
 fn an_nbd_export_gives_the_same_bytes_also_below_an_overlay() {
     let sand = Sandbox::with_repo();
-    let (place, wanted) = (container(&sand), expected());
+    let ((_, place), wanted) = (container(&sand), expected());
     let socket = sand.at("sock");
     let overlay = format!("try={SECOND}");
     let listen = format!("unix:{socket}");
@@ -320,7 +324,7 @@ fn what_pythons_compressors_made_is_read_right() {
     let sand = Sandbox::new();
     let dir = sand.at("made");
     let made = tool("python3", &["-c", MAKER, &dir]);
-    let place = format!("cinder:{dir}");
+    let (_, place) = named(&sand, &dir);
     for line in made.lines() {
         let (id, wanted) = line.split_once(' ').expect("an id and a digest");
         assert_eq!(restored(&sand, &place, id), wanted, "{id}");
@@ -345,11 +349,11 @@ fn an_encrypted_volume_is_said_to_be_one_with_what_opens_it() {
     let dir = sand.at("made");
     let luks = MAKER.replace("image = image[:size]", "image = image[:size]; image[:6] = b'LUKS\\xba\\xbe'");
     let _ = tool("python3", &["-c", &luks, &dir]);
-    let place = format!("cinder:{dir}");
+    let (_, place) = named(&sand, &dir);
     let shown = sand.done(&on(&place, &["show", "aaaaaaaa"]));
     assert!(shown.text().contains("LUKS") && shown.text().contains("cryptsetup open"), "{shown}");
     let json = sand.done(&on(&place, &["--json", "show", "aaaaaaaa"])).json();
     assert_eq!(json["encrypted"][0]["image"], "disk.img");
-    let plain = sand.done(&on(&container(&sand), &["--json", "show", FULL])).json();
+    let plain = sand.done(&on(&container(&sand).1, &["--json", "show", FULL])).json();
     assert!(plain.get("encrypted").is_none());
 }

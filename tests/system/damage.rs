@@ -1,6 +1,6 @@
 //! Damage: every kind of object, harmed in every way. It is named, it spares the rest, and no wrong byte ever leaves.
 
-use crate::common::images::{MIB, file, mixed, overwrite};
+use crate::common::images::{MIB, file, flip_in_the_middle, mixed, overwrite};
 use crate::common::{Output, Record, Sandbox};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ impl Two {
             made.push((sand.backup(name, &[&image]), bytes));
         }
         let whole = sand.root().join("whole");
-        copy_tree(&sand.repo(), &whole);
+        copy_tree(&sand.here(), &whole);
         Two { sand, made, whole }
     }
 
@@ -196,8 +196,7 @@ fn c1_two_objects_of_a_kind_swapped_are_two_damages() {
 fn p4_a_flipped_byte_costs_its_range_and_nothing_beside_it() {
     let two = Two::new();
     let (record, bytes) = &two.made[0];
-    let pack = biggest_pack(&two.sand);
-    two.harm(&pack, Harm::FlipMiddle);
+    two.sand.change(two.sand.largest_pack(), |pack| flip_in_the_middle(pack));
     let report = check(&two.sand).expect_code(3).json();
     let damaged = report["damaged"].as_array().expect("a list").clone();
     let mine: Vec<_> = damaged.iter().filter(|damage| damage["backup"] == record.id()).collect();
@@ -218,19 +217,11 @@ fn p4_a_flipped_byte_costs_its_range_and_nothing_beside_it() {
     let _ = two.sand.ends(3, &["restore", record.id(), &two.sand.at("out.img")]);
 }
 
-fn biggest_pack(sand: &Sandbox) -> PathBuf {
-    let size = |path: &PathBuf| sand.repo().join(path).metadata().map_or(0, |meta| meta.len());
-    sand.objects().into_iter().filter(|path| path.starts_with("packs")).max_by_key(size).expect("a pack")
-}
-
 #[test]
 fn c2_without_any_index_and_catalogue_everything_reads_and_a_backup_still_dedups_or_completes() {
     let two = Two::new();
-    for kind in ["index", "catalog"] {
-        let folder = two.sand.repo().join(kind);
-        if folder.exists() {
-            std::fs::remove_dir_all(folder).expect("lose it");
-        }
+    for folder in ["index/", "catalog/"] {
+        two.sand.lose_all(folder);
     }
     let host = two.sand.other_host();
     assert_eq!(host.list().len(), 2);
@@ -246,7 +237,7 @@ fn c2_without_any_index_and_catalogue_everything_reads_and_a_backup_still_dedups
 #[test]
 fn c4_a_backup_that_meets_a_damaged_chunk_stores_it_afresh_and_old_backups_heal() {
     let two = Two::new();
-    two.harm(&biggest_pack(&two.sand), Harm::FlipMiddle);
+    two.sand.change(two.sand.largest_pack(), |pack| flip_in_the_middle(pack));
     let _ = check(&two.sand).expect_code(3);
     for (record, bytes) in &two.made {
         let name = record.text("name");

@@ -33,7 +33,7 @@ fn has_reader() -> bool {
 
 fn reader(sand: &Sandbox, args: &[&str]) -> Command {
     let mut command = Command::new(PYTHON);
-    let _ = command.arg("-B").arg(READER).arg(sand.repo()).args(args).stdin(Stdio::null());
+    let _ = command.arg("-B").arg(READER).arg(sand.here()).args(args).stdin(Stdio::null());
     command
 }
 
@@ -209,10 +209,7 @@ fn c4_a_stranger_too_finds_the_other_copy_of_a_damaged_chunk() {
     let sand = Sandbox::with_repo();
     let image = file(&sand, "disk", &mixed(4, 2 * MIB));
     let record = sand.backup("web01", &[&image]);
-    let len = |path: &Path| sand.repo().join(path).metadata().expect("look at a pack").len();
-    let packs = sand.objects().into_iter().filter(|path| path.starts_with("packs"));
-    let data = packs.max_by_key(|path| len(path)).expect("a pack");
-    overwrite(&sand.repo().join(data).display().to_string(), 1000, &[0x55; 16]);
+    sand.change(sand.largest_pack(), |bytes| bytes[1000..1016].fill(0x55));
     let blamed = run(reader(&sand, &["audit"]), DEADLINE).expect_code(1);
     let _ = blamed.saying("checksum");
     let _ = sand.ends(3, &["check", "--read-data"]);

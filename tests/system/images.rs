@@ -5,7 +5,7 @@ use crate::common::images::{
     partitioned_disk, sparse,
 };
 use crate::common::random::Random;
-use crate::common::{Record, Sandbox, bytes_under, run, skipped};
+use crate::common::{Record, Sandbox, run, skipped};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
@@ -82,11 +82,11 @@ fn holes_stay_holes_on_the_way_out() {
 #[test]
 fn zeroes_cost_nothing_whether_written_or_not() {
     let sand = Sandbox::with_repo();
-    let before = bytes_under(&sand.repo());
+    let before = sand.stored();
     let image = file(&sand, "zeroes.img", &vec![0; 64 << 20]);
     let record = sand.backup("zeroes", &[&image]);
     assert_eq!(record.item(0, "allocated").as_u64(), Some(0), "{record:?}");
-    assert!(bytes_under(&sand.repo()) - before < 64 * KIB);
+    assert!(sand.stored() - before < 64 * KIB);
     let out = sand.at("out.img");
     let _ = sand.done(&["restore", "zeroes", &out]);
     assert_eq!((digest(&out), allocated(&out)), (digest(&image), 0));
@@ -107,7 +107,7 @@ fn an_image_of_64_tib_costs_what_it_holds() {
     sparse(&image, len, &places.map(|offset| (offset, noise.as_slice()))).expect("make a huge image");
     let record = sand.backup("huge", &[&image]);
     assert_eq!(record.item(0, "size").as_u64(), Some(len));
-    assert!(bytes_under(&sand.repo()) < 4 * MIB);
+    assert!(sand.stored() < 4 * MIB);
     for offset in places {
         let args = ["cat", "huge", "--offset", &offset.to_string(), "--length", &noise.len().to_string()];
         assert_same_bytes(&sand.done(&args).stdout, &noise, &format!("cat at {offset}"));
@@ -142,20 +142,20 @@ fn a_second_backup_stores_what_changed_and_no_more() {
     let image = file(&sand, "disk.img", &bytes);
     let first = sand.backup("web01", &[&image]);
     assert!(first.stat("bytes_stored") >= 32 * MIB, "noise does not shrink: {first:?}");
-    let size = bytes_under(&sand.repo());
+    let size = sand.stored();
 
     let same = sand.backup("web01", &[&image]);
     assert_eq!(same.text("parent"), first.id());
     assert_eq!(same.item(0, "root"), first.item(0, "root"), "equal content has an equal root");
     assert_eq!(same.stat("bytes_new"), 0, "{same:?}");
-    assert!(bytes_under(&sand.repo()) - size < 32 * KIB);
+    assert!(sand.stored() - size < 32 * KIB);
 
-    let size = bytes_under(&sand.repo());
+    let size = sand.stored();
     for offset in [0, 10 * MIB, 31 * MIB] {
         overwrite(&image, offset, &mixed(offset + 1, 4 * KIB));
     }
     let changed = sand.backup("web01", &[&image]);
-    let grown = bytes_under(&sand.repo()) - size;
+    let grown = sand.stored() - size;
     assert!(changed.stat("bytes_new") <= 3 * 128 * KIB, "{changed:?}");
     assert!(grown < 3 * 128 * KIB + 64 * KIB, "grown by {grown}");
     assert_round_trip(&sand, &changed, &image);
@@ -169,7 +169,7 @@ fn content_known_from_elsewhere_is_not_stored_again_not_even_by_another_machine(
     Random::seeded(6).fill(&mut bytes);
     let image = file(&sand, "disk.img", &bytes);
     let first = sand.backup("web01", &[&image]);
-    let size = bytes_under(&sand.repo());
+    let size = sand.stored();
     let none = sand.backup_with("web01", &[&image], &["--parent", "none"]);
     assert!(none.0["parent"].is_null(), "{none:?}");
     let elsewhere = sand.other_host().backup("web02", &[&image]);
@@ -177,7 +177,7 @@ fn content_known_from_elsewhere_is_not_stored_again_not_even_by_another_machine(
         assert_eq!(record.stat("bytes_new"), 0, "{record:?}");
         assert_eq!(record.item(0, "root"), first.item(0, "root"));
     }
-    assert!(bytes_under(&sand.repo()) - size < 64 * KIB);
+    assert!(sand.stored() - size < 64 * KIB);
 }
 
 #[test]

@@ -76,12 +76,7 @@ fn x4_wrong_password_and_damaged_slot_are_one_message() {
         .filter(|code| *code != 0)
         .expect("an empty password");
     let slot = sand.objects().into_iter().find(|path| path.starts_with("keys")).expect("a slot");
-    let path = sand.repo().join(slot);
-    let mut bytes = std::fs::read(&path).expect("read");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::remove_file(&path).expect("drop");
-    std::fs::write(&path, bytes).expect("harm");
+    sand.change(slot, |slot| *slot.last_mut().expect("bytes") ^= 1);
     let of_damaged = sand.run(&["--password-file", &password, "list"]);
     assert!(matches!(of_damaged.code(), Some(1 | 3)), "{of_damaged}");
     assert!(of_wrong.contains("password"), "{of_wrong}");
@@ -107,9 +102,8 @@ fn slots_are_added_listed_and_removed_but_never_the_last() {
 fn x3_a_slot_that_asks_for_more_than_bounds_allow_is_refused_at_once() {
     let (sand, password) = locked();
     let slot = sand.objects().into_iter().find(|path| path.starts_with("keys")).expect("a slot");
-    let path = sand.repo().join(slot);
-    let whole: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("a slot is JSON");
+    let mut whole = serde_json::Value::Null;
+    sand.change(&slot, |stored| whole = serde_json::from_slice(stored).expect("a slot is JSON"));
     let harms = [
         ("memory_kib", json!(4_294_967_295u32)),
         ("memory_kib", json!(0)),
@@ -125,10 +119,9 @@ fn x3_a_slot_that_asks_for_more_than_bounds_allow_is_refused_at_once() {
     ];
     for (key, value) in harms {
         assert!(whole.get(key).is_some(), "slots have no {key} any more: {whole}");
-        let mut slot = whole.clone();
-        slot[key] = value;
-        std::fs::remove_file(&path).expect("drop");
-        std::fs::write(&path, slot.to_string()).expect("harm");
+        let mut harmed = whole.clone();
+        harmed[key] = value;
+        sand.change(&slot, |stored| *stored = harmed.to_string().into_bytes());
         let output = run(sand.command(&["--password-file", &password, "list"]), Duration::from_secs(5));
         assert!(matches!(output.code(), Some(1 | 3)), "{key}: {output}");
     }
@@ -158,7 +151,7 @@ fn p12_no_password_and_no_plain_byte_shows_in_any_output_or_stored_file() {
         let _ = command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").stdin(Stdio::null());
         assert_silent(&run(command, Duration::from_secs(60)));
     }
-    for path in files_under(&sand.repo()).into_iter().chain(files_under(sand.home())) {
+    for path in files_under(&sand.here()).into_iter().chain(files_under(sand.home())) {
         let bytes = std::fs::read(&path).expect("read");
         assert!(!bytes.windows(7).any(|window| window == b"PLANTED"), "{} holds a secret", path.display());
     }

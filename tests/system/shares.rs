@@ -1,8 +1,8 @@
 //! Shares through the built command: one directory, several, directories and images together; what is left out, refused, or not there.
 
-use crate::common::images::{KIB, MIB, assert_same_bytes, digest_of, file, mixed};
+use crate::common::images::{KIB, MIB, assert_same_bytes, digest_of, file, flip_in_the_middle, mixed};
 use crate::common::shares::made_share;
-use crate::common::{Record, Sandbox, files_under};
+use crate::common::{Record, Sandbox};
 use serde_json::Value;
 use std::path::Path;
 
@@ -117,12 +117,7 @@ fn x2_damage_is_named_by_path_and_spares_the_other_files() {
     let sand = Sandbox::with_repo();
     let share = made_share(&sand, "share");
     let record = sand.backup("share", &[&share]);
-    let packs = files_under(&sand.repo().join("packs"));
-    let data = packs.iter().max_by_key(|path| path.metadata().expect("look").len()).expect("a pack");
-    let mut bytes = std::fs::read(data).expect("read a pack");
-    let at = bytes.len() / 2;
-    bytes[at] ^= 1;
-    std::fs::write(data, bytes).expect("harm a pack");
+    sand.change(sand.largest_pack(), |pack| flip_in_the_middle(pack));
     let report = sand.run(&["check", "--read-data", "--json"]).expect_code(3).json();
     let damaged = report["damaged"].as_array().expect("damage");
     assert_eq!(damaged[0]["backup"].as_str(), Some(record.id()));

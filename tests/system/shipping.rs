@@ -1,7 +1,7 @@
 //! Containers that we write for Cinder: a stranger, written from what is known of the format, restores them byte by byte. Cinder itself does in
 //! `tests/slow/cinder`.
 
-use crate::common::images::{KIB, MIB, assert_same_bytes, file, mixed, overwrite, sparse};
+use crate::common::images::{KIB, MIB, assert_same_bytes, file, mixed, sparse};
 use crate::common::tracer::{Act, Touch, need_tracer, trace};
 use crate::common::{Output, Sandbox, files_under, run, skipped};
 use serde_json::Value;
@@ -285,10 +285,7 @@ fn c7_a_damaged_backup_is_not_exported_and_leaves_nothing() {
     let (sand, dir) = with_container();
     let image = file(&sand, "disk", &mixed(5, 4 * MIB));
     let _ = sand.backup("web01", &[&image]);
-    let len = |path: &Path| sand.repo().join(path).metadata().expect("look").len();
-    let packs = sand.objects().into_iter().filter(|path| path.starts_with("packs"));
-    let data = packs.max_by_key(|path| len(path)).expect("a pack");
-    overwrite(&sand.repo().join(data).display().to_string(), 100_000, &[0x55; 16]);
+    sand.change(sand.largest_pack(), |bytes| bytes[100_000..100_016].fill(0x55));
     let to = format!("cinder:{dir}");
     let _ = sand.ends(3, &["export", "web01", "--to", &to, "--object-size", "1M"]).saying("tag");
     assert_eq!(files_under(Path::new(&dir)), Vec::<std::path::PathBuf>::new());

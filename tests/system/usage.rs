@@ -58,9 +58,9 @@ fn without_a_repository_every_verb_says_that_there_is_none() {
     ];
     for call in calls {
         let output = sand.ends(1, call);
-        assert!(output.stderr.contains(sand.repo().to_str().expect("text")), "names no place: {output}");
+        assert!(output.stderr.contains(&sand.place()), "names no place: {output}");
     }
-    assert!(!sand.repo().exists(), "a reading verb made a repository");
+    assert!(!sand.has_anything(), "a reading verb made a repository");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_repository_may_be_named_by_flag_before_or_after_the_verb() {
     let after = sand.done(&["list", "-r", &elsewhere, "--json"]).json();
     assert_eq!(before, serde_json::json!([]));
     assert_eq!(before, after);
-    assert!(!sand.repo().exists());
+    assert!(!sand.has_anything());
 }
 
 #[test]
