@@ -35,6 +35,7 @@ mod guest;
 mod kills;
 mod many;
 mod mount;
+mod network;
 mod remote;
 mod services;
 mod shares;

@@ -4,7 +4,8 @@ use crate::cloud::{BUCKET, Cloud};
 use crate::common::images::{MIB, file, mixed, overwrite};
 use crate::common::{Running, Sandbox, run, skipped};
 use crate::services::{Service, Speech};
-use crate::world::{Mounted, lacking};
+use crate::world::{Mounted, errno, lacking};
+use nix::libc::EIO;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 #[allow(dead_code)] // its own program has a `main`
 mod many;
 
-const LONG: Duration = Duration::from_secs(300);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Each service that runs here, in each of its languages.
 fn for_each_service(check: impl Fn(&str, &Service, &Speech)) {
@@ -25,7 +26,7 @@ fn for_each_service(check: impl Fn(&str, &Service, &Speech)) {
     }
 }
 
-fn done(sand: &Sandbox, args: &[&str]) -> crate::common::Output {
+pub(crate) fn done(sand: &Sandbox, args: &[&str]) -> crate::common::Output {
     run(sand.command(args), LONG).expect_code(0)
 }
 
@@ -139,35 +140,41 @@ fn b3_a_mount_over_a_service_that_hangs_answers_with_an_error_and_recovers() {
     }
     for_each_service(|name, service, speech| {
         let sand = Sandbox::of_service(&speech.place("dead"), &speech.env);
-        let _ = done(&sand, &["init"]);
-        let source = file(&sand, "disk", &mixed(6, 64 * MIB));
-        let _ = done(&sand, &["backup", &source, "--name", "web"]);
-        let mounted = Mounted::with(&sand, "mnt", &["--cache-size", "0"]);
-        let image = mounted.image("web");
-        let read = |offset: u64| {
-            use std::os::unix::fs::FileExt;
-            let mut bytes = [0; 4096];
-            std::fs::File::open(&image)?.read_exact_at(&mut bytes, offset).map(|()| bytes)
-        };
-        let before = read(0).expect("read before");
-        service.hang(true);
-        let began = Instant::now();
-        let dead = read(40 * MIB);
-        let took = began.elapsed();
-        let near = read(0);
-        service.hang(false);
-        assert!(dead.is_err() && took < Duration::from_secs(120), "{name}: {took:?}");
-        assert_eq!(near.expect("what is here is read still"), before, "{name}");
-        let until = Instant::now() + Duration::from_secs(120);
-        let bytes = std::fs::read(&source).expect("read the source");
-        loop {
-            match read(40 * MIB) {
-                Ok(found) => break assert!(found[..] == bytes[40 << 20..][..4096], "{name}"),
-                Err(error) => assert!(Instant::now() < until, "{name}: it does not recover: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        answers_with_an_error_and_recovers(name, &sand, |dead| service.hang(dead));
     });
+}
+
+/// Mounts a backup, lets the service be dead for its reader, and brings it back.
+pub(crate) fn answers_with_an_error_and_recovers(name: &str, sand: &Sandbox, kill: impl Fn(bool)) {
+    let _ = done(sand, &["init"]);
+    let bytes = mixed(6, 64 * MIB);
+    let _ = done(sand, &["backup", &file(sand, "disk", &bytes), "--name", "web"]);
+    let mounted = Mounted::with(sand, "mnt", &["--cache-size", "0"]);
+    let image = mounted.image("web");
+    let read = |offset: u64| {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; 4096];
+        std::fs::File::open(&image)?.read_exact_at(&mut bytes, offset).map(|()| bytes)
+    };
+    let before = read(0).expect("read before");
+    kill(true);
+    let began = Instant::now();
+    let dead = read(40 * MIB);
+    let took = began.elapsed();
+    let near = read(0);
+    kill(false);
+    assert!(took < Duration::from_secs(120), "{name}: {took:?}");
+    assert_eq!(errno(dead), EIO, "{name}");
+    assert_eq!(near.expect("what is here is read still"), before, "{name}");
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        match read(40 * MIB) {
+            Ok(found) => break assert!(found[..] == bytes[40 << 20..][..4096], "{name}"),
+            Err(error) => assert!(Instant::now() < until, "{name}: it does not recover: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    println!("{name}: an error after {took:?}");
 }
 
 #[test]

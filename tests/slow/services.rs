@@ -1,12 +1,14 @@
 //! Services that no one here made, started on loopback and gone with the test: OpenStack Swift (as Swift, and by its s3api as S3), and moto's S3.
 
-use crate::common::skipped;
+use crate::common::{in_network, skipped};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use tempfile::TempDir;
 
 /// Every service has these to hold backups in.
 pub(crate) const BUCKETS: [&str; 2] = ["one", "two"];
+
+const SWIFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/swift");
 
 /// A service that runs.
 pub(crate) struct Service {
@@ -50,9 +52,17 @@ impl Service {
 
     /// Swift as a whole, if Debian's packages are here.
     pub(crate) fn swift() -> Option<Service> {
+        Service::swift_by(Command::new(SWIFT), &[])
+    }
+
+    /// The same in a network namespace, at an address that it has there.
+    pub(crate) fn swift_in(network: &str, address: &str) -> Option<Service> {
+        Service::swift_by(in_network(network, SWIFT), &["--address", address])
+    }
+
+    fn swift_by(mut command: Command, flags: &[&str]) -> Option<Service> {
         let files = tempfile::tempdir().expect("make a folder");
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/swift"));
-        let _ = command.arg(files.path());
+        let _ = command.arg(files.path()).args(flags);
         Service::start("OpenStack Swift (scripts/lib/setup slow)", command, files)
     }
 
