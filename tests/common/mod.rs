@@ -166,6 +166,11 @@ impl Sandbox {
         self.far.as_ref().map_or_else(|| self.at("repo"), |far| far.place.clone())
     }
 
+    /// Whether it is in a service.
+    pub(crate) fn is_far(&self) -> bool {
+        self.far.is_some()
+    }
+
     /// This machine's home: its cache and its state are in there.
     pub(crate) fn home(&self) -> &Path {
         &self.home

@@ -39,3 +39,4 @@ mod network;
 mod remote;
 mod services;
 mod shares;
+mod suites;
