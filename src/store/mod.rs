@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod deadline;
 mod dice;
 pub mod fault;
+pub mod fuzz;
 mod gate;
 pub mod hedge;
 pub mod late;

@@ -1,6 +1,6 @@
 //! Names: pages as services give them become listings as stores do, with one request for each page.
 
-use super::place::Scheme;
+use super::place::{Place, Scheme};
 use super::wire::{Call, Wants};
 use super::{Naming, Remote, stat_of};
 use crate::error::{Error, Kind, Result};
@@ -11,23 +11,28 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// How many names an answer to `list` holds at most; services give them in pages of a thousand or more.
-const NAMES_MAX: usize = 10_000;
+pub(super) const NAMES_MAX: usize = 10_000;
 
 impl Remote {
     /// Refuses a place where anything lies but folders that are called as in `ours`.
     pub(in crate::store) async fn judge_empty(&self, ours: &[&str]) -> Result<()> {
         let doing = self.doing("list", "all");
-        let first_other = |operator: Operator, _| async move {
-            let options = options::ListOptions { recursive: true, ..Default::default() };
-            let mut lister = operator.lister_options("/", options).await?;
-            while let Some(entry) = next(&mut lister).await {
-                let path = entry?.path().to_owned();
-                let folder = path.split('/').next().unwrap_or_default();
-                if path != "/" && !ours.contains(&folder) {
-                    return Ok(Some(path));
+        let all = self.place.key("");
+        let first_other = |operator: Operator, _| {
+            let all = &all;
+            async move {
+                let options = options::ListOptions { recursive: true, ..Default::default() };
+                let mut lister = operator.lister_options(all, options).await?;
+                while let Some(entry) = next(&mut lister).await {
+                    let entry = entry?;
+                    let name = self.place.name_of(entry.path()).filter(|name| !matches!(*name, "" | "/"));
+                    let folder = name.and_then(|name| name.split('/').next());
+                    if folder.is_some_and(|folder| !ours.contains(&folder)) {
+                        return Ok(name.map(str::to_owned));
+                    }
                 }
+                Ok(None)
             }
-            Ok(None)
         };
         let other = self.ask(&doing, Wants::default(), first_other).await?;
         let Some(other) = other else { return Ok(()) };
@@ -43,10 +48,13 @@ impl Remote {
         let doing = self.doing("list", under);
         let naming = self.naming;
         let list = |operator: Operator, call: Arc<Call>| {
-            let start_after = after.map(Name::to_string);
+            let start_after = after.map(|after| self.place.key(after.as_str()));
             let options = options::ListOptions { start_after, recursive: true, ..Default::default() };
-            let under = under.to_owned();
-            async move { gather(operator.lister_options(&under, options).await?, &under, naming, &call).await }
+            let of_page = Page { place: &self.place, under, naming };
+            async move {
+                let folder = of_page.place.key(of_page.under);
+                of_page.gather(operator.lister_options(&folder, options).await?, &call).await
+            }
         };
         let wants = Wants { ends_with_a_page: self.place.scheme == Scheme::Swift, ..Wants::default() };
         let (listed, is_end) = self.ask(&doing, wants, list).await?;
@@ -66,26 +74,34 @@ impl Remote {
     }
 }
 
-/// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
-async fn gather(
-    mut lister: Lister,
-    under: &str,
-    naming: Naming,
-    call: &Call,
-) -> opendal::Result<(Vec<Listed>, bool)> {
-    let mut listed = Vec::new();
-    while listed.len() < NAMES_MAX {
-        let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
-        let (path, metadata) = entry?.into_parts();
-        let _before = call.names.fetch_add(1, Relaxed);
-        if metadata.is_file()
-            && path.starts_with(under)
-            && let Ok(name) = naming(&path)
-        {
-            listed.push(Listed { name, stat: stat_of(&metadata) });
+/// Which names make a page.
+pub(super) struct Page<'a> {
+    pub(super) place: &'a Place,
+    pub(super) under: &'a str,
+    pub(super) naming: Naming,
+}
+
+impl Page<'_> {
+    /// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
+    pub(super) async fn gather(
+        &self,
+        mut lister: Lister,
+        call: &Call,
+    ) -> opendal::Result<(Vec<Listed>, bool)> {
+        let mut listed = Vec::new();
+        while listed.len() < NAMES_MAX {
+            let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
+            let (key, metadata) = entry?.into_parts();
+            let _before = call.names.fetch_add(1, Relaxed);
+            if metadata.is_file()
+                && let Some(name) = self.place.name_of(&key).filter(|name| name.starts_with(self.under))
+                && let Ok(name) = (self.naming)(name)
+            {
+                listed.push(Listed { name, stat: stat_of(&metadata) });
+            }
         }
+        Ok((listed, false))
     }
-    Ok((listed, false))
 }
 
 async fn next(lister: &mut Lister) -> Option<opendal::Result<opendal::Entry>> {

@@ -128,7 +128,7 @@ impl Login {
 }
 
 impl Held {
-    fn new(place: &Place, session: Session) -> Result<Held> {
+    pub(super) fn new(place: &Place, session: Session) -> Result<Held> {
         let operator = operator(place, &session)?;
         let now = clock::now();
         // A fifth of its time is left for calls that are under way, and for a login that fails at first.
@@ -137,7 +137,7 @@ impl Held {
         Ok(Held { operator, renew_at })
     }
 
-    fn is_fresh(&self, now: jiff::Timestamp) -> bool {
+    pub(super) fn is_fresh(&self, now: jiff::Timestamp) -> bool {
         self.renew_at.is_none_or(|at| now < at)
     }
 }
@@ -147,7 +147,6 @@ fn operator(place: &Place, session: &Session) -> Result<Operator> {
     let builder = opendal::services::Swift::default()
         .endpoint(&session.endpoint)
         .container(&place.bucket)
-        .root(&place.prefix)
         .token(&session.token);
     Operator::new(builder)
         .map_err(|cause| Error::new(Kind::Usage, format!("open {place}: {}", cause.message())))
@@ -197,7 +196,8 @@ fn secret(pairs: &[(&'static str, &str)]) -> Result<reqwest::header::HeaderMap> 
     pairs.iter().map(header).collect()
 }
 
-fn own_session(headers: &reqwest::header::HeaderMap) -> Result<Session> {
+/// What Swift's own login gives.
+pub(super) fn own_session(headers: &reqwest::header::HeaderMap) -> Result<Session> {
     let token = Zeroizing::new(text(headers, "x-auth-token")?.to_owned());
     let endpoint = text(headers, "x-storage-url")?.to_owned();
     let seconds = text(headers, "x-auth-token-expires").ok().and_then(|text| text.parse::<i64>().ok());

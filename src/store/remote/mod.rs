@@ -12,6 +12,7 @@
 //! Credentials come from the environment and are in no argument, error, log or `Debug`.
 
 pub(super) mod env;
+pub(super) mod fuzz;
 mod keystone;
 mod list;
 mod login;
@@ -31,7 +32,7 @@ use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use env::Env;
 use login::{Held, Login};
-use opendal::{Metadata, Operator, options};
+use opendal::{HttpTransporter, Metadata, Operator, options};
 use place::{Place, Scheme};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -48,7 +49,7 @@ type Naming = fn(&str) -> Result<Name>;
 /// A store in a bucket or container.
 pub(super) struct Remote {
     place: Place,
-    client: reqwest::Client,
+    transport: HttpTransporter,
     door: Door,
     /// Which of the objects are ours, by their names.
     naming: Naming,
@@ -102,7 +103,8 @@ impl Remote {
             }
         };
         let (naming, creates_only) = (Name::parse as Naming, AtomicBool::new(true));
-        Ok(Remote { place, client, door, naming, creates_only, end: Mutex::new(None) })
+        let transport = wire::transport(client);
+        Ok(Remote { place, transport, door, naming, creates_only, end: Mutex::new(None) })
     }
 
     /// The same, filled by somebody else with names of their own. It is for reading: wrap it in `store::ReadOnly`.
@@ -134,7 +136,7 @@ impl Remote {
         loop {
             let way = self.way().await?;
             let call = Arc::new(Call::new(wants));
-            let cause = match ask(call.through(way.operator, &self.client), Arc::clone(&call)).await {
+            let cause = match ask(call.through(way.operator, &self.transport), Arc::clone(&call)).await {
                 Ok(answer) => return Ok(answer),
                 Err(cause) => cause,
             };
@@ -163,10 +165,10 @@ impl Remote {
         }
         let wants = Wants { object_len_max: Some(range.end - range.start), ..Wants::default() };
         let read = |operator: Operator, _| {
-            let (name, range) = (name.to_string(), range.clone());
+            let (key, range) = (self.place.key(name.as_str()), range.clone());
             async move {
                 let options = options::ReadOptions { range: range.into(), ..Default::default() };
-                operator.read_options(&name, options).await
+                operator.read_options(&key, options).await
             }
         };
         let bytes = self.ask(&doing, wants, read).await?;
@@ -186,8 +188,8 @@ impl Remote {
         let doing = self.doing("get", name.as_str());
         let wants = Wants { object_len_max: Some(len_max), ..Wants::default() };
         let read = |operator: Operator, _| {
-            let name = name.to_string();
-            async move { operator.read_options(&name, options::ReadOptions::default()).await }
+            let key = self.place.key(name.as_str());
+            async move { operator.read_options(&key, options::ReadOptions::default()).await }
         };
         let bytes = self.ask(&doing, wants, read).await?;
         Ok(bytes.to_bytes())
@@ -196,8 +198,8 @@ impl Remote {
     async fn look(&self, name: &Name) -> Result<Stat> {
         let doing = self.doing("stat", name.as_str());
         let stat = |operator: Operator, _| {
-            let name = name.to_string();
-            async move { operator.stat(&name).await }
+            let key = self.place.key(name.as_str());
+            async move { operator.stat(&key).await }
         };
         let metadata = self.ask(&doing, Wants::default(), stat).await?;
         Ok(stat_of(&metadata))
@@ -206,8 +208,8 @@ impl Remote {
     async fn remove(&self, name: &Name) -> Result<()> {
         let doing = self.doing("delete", name.as_str());
         let delete = |operator: Operator, _| {
-            let name = name.to_string();
-            async move { operator.delete(&name).await }
+            let key = self.place.key(name.as_str());
+            async move { operator.delete(&key).await }
         };
         match self.ask(&doing, Wants::default(), delete).await {
             Err(failed) if failed.error.kind() != Kind::Missing => Err(failed.error),

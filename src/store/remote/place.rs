@@ -16,7 +16,8 @@ pub(in crate::store) enum Scheme {
     Swift,
 }
 
-/// Where a remote store is.
+/// Where a remote store is. The protocol's library knows nothing of the prefix: it takes it for granted that whatever a service lists begins with
+/// it, and panics where that is not so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Place {
     pub(in crate::store) scheme: Scheme,
@@ -59,10 +60,28 @@ impl Place {
             "" => Err(off("no bucket is named")),
             _ if part_is_odd(bucket) || bucket.len() > BUCKET_LEN_MAX => Err(off("no bucket is called so")),
             _ if prefix.len() > PREFIX_LEN_MAX => Err(off("its prefix is longer than 512 bytes")),
+            _ if prefix.starts_with(char::is_whitespace) => Err(off("its prefix begins with a space")),
             _ if !prefix.is_empty() && prefix.split('/').any(part_is_odd) => {
                 Err(off("a part of its prefix is empty, . or .."))
             }
             _ => Ok(Place { scheme, bucket: bucket.to_owned(), prefix: prefix.to_owned() }),
+        }
+    }
+
+    /// What the service calls an object, or the folder of all objects for no name at all.
+    pub(super) fn key(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            ("", "") => "/".to_owned(),
+            ("", name) => name.to_owned(),
+            (prefix, name) => format!("{prefix}/{name}"),
+        }
+    }
+
+    /// What we call an object of the service; nothing for one that is not ours.
+    pub(super) fn name_of<'a>(&self, key: &'a str) -> Option<&'a str> {
+        match self.prefix.as_str() {
+            "" => Some(key),
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/'),
         }
     }
 }
@@ -97,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_one_key_and_a_key_elsewhere_has_no_name() {
+        for (place, key) in [("s3://b", "packs/a"), ("s3://b/x/y", "x/y/packs/a")] {
+            let place = Place::parse(Scheme::S3, place).unwrap();
+            assert_eq!((place.key("packs/a").as_str(), place.name_of(key)), (key, Some("packs/a")));
+        }
+        let place = Place::parse(Scheme::S3, "s3://b/x/y").unwrap();
+        assert_eq!(place.key(""), "x/y/");
+        for key in ["", "/", "x", "x/y", "x/yz/a", "x/ä", "other"] {
+            assert_eq!(place.name_of(key), None, "{key}");
+        }
+    }
+
+    #[test]
     fn a_place_is_a_bucket_and_a_prefix_and_nothing_else() {
         for (text, bucket, prefix) in [
             ("s3://b", "b", ""),
@@ -117,6 +149,7 @@ mod tests {
             "s3://b//x",
             "s3://b/../x",
             "s3://b/a/./x",
+            "s3://b/ x",
             "s3://key@b/x",
             "s3://b?x",
             "s3://b/x#y",

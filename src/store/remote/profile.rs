@@ -28,7 +28,7 @@ pub(super) fn of_the_environment(env: &Env) -> Profile {
 }
 
 /// The section of one profile. A line that is indented belongs to the key before it, as `addressing_style` does to `s3`.
-fn parse(text: &str, name: &str) -> Profile {
+pub(super) fn parse(text: &str, name: &str) -> Profile {
     let mut profile = Profile::default();
     let (mut here, mut within) = (false, "");
     for line in text.lines() {

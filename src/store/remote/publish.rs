@@ -49,9 +49,9 @@ impl Remote {
         let by_library = matches!(self.door, Door::S3(_));
         let wants = Wants { create_only: create && !by_library, ..Wants::default() };
         let write = |operator: Operator, _| {
-            let (name, buffer) = (name.to_string(), buffer.clone());
+            let (key, buffer) = (self.place.key(name.as_str()), buffer.clone());
             let options = options::WriteOptions { if_not_exists: create && by_library, ..Default::default() };
-            async move { operator.write_options(&name, buffer, options).await }
+            async move { operator.write_options(&key, buffer, options).await }
         };
         self.ask(&doing, wants, write).await.map(drop)
     }

@@ -24,7 +24,6 @@ pub(super) fn operator(place: &Place, env: &Env) -> Result<(Operator, Option<Pat
     let style = env.get("AWS_S3_ADDRESSING_STYLE").map(str::to_owned).or(profile.addressing_style);
     let mut builder = services::S3::default()
         .bucket(&place.bucket)
-        .root(&place.prefix)
         .endpoint(endpoint.as_deref().unwrap_or("https://s3.amazonaws.com"))
         .region(region.as_deref().unwrap_or(REGION_USUAL));
     if is_virtual(style.as_deref(), endpoint.is_some(), &place.bucket) {

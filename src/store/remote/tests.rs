@@ -396,3 +396,20 @@ async fn a_place_that_holds_other_things_is_no_place_for_a_new_store() {
         assert_eq!(kind(house.bare.judge_empty(&["keys"]).await), Err(Kind::Refused));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn x2_names_that_a_service_lists_beside_what_was_asked_for_are_passed_over() {
+    for scheme in BOTH {
+        let house = House::of(scheme);
+        let (name, _) = house.put("packs/a", 10).await;
+        for odd in ["x", "ä", "some/prefi", "some/prefix", "some/prefixes/packs/b", "/packs/c", "//"] {
+            house.cloud.put(odd, vec![1]);
+        }
+        house.cloud.plan("GET", "prefix=", ALWAYS, Harm::Beside);
+        let listed = list_all(&*house.store, "packs/").await.unwrap();
+        let names: Vec<_> = listed.into_iter().map(|listed| listed.name).collect();
+        assert_eq!(names, [name], "{scheme:?}");
+        assert!(house.cloud.hits() > 0);
+        house.bare.judge_empty(&["packs"]).await.unwrap();
+    }
+}

@@ -29,6 +29,8 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 const WORDS_LEN_MAX: u64 = 32 << 20;
 /// No service gives its names in pages as short as this.
 const SHORT_PAGE: usize = 100;
+/// No region is called longer.
+const REGION_LEN_MAX: usize = 64;
 /// What a service that asks for a pause is believed at most.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
@@ -51,6 +53,11 @@ fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>> {
     let pem = std::fs::read(path).map_err(|cause| Error::io(what.as_str(), cause))?;
     reqwest::Certificate::from_pem_bundle(&pem)
         .map_err(|cause| Error::new(Kind::Usage, what).caused_by(cause))
+}
+
+/// How the requests of a client travel.
+pub(super) fn transport(client: reqwest::Client) -> HttpTransporter {
+    HttpTransporter::new(ReqwestTransport::new(client))
 }
 
 /// What a call wants of the wire.
@@ -95,8 +102,8 @@ impl Call {
     }
 
     /// The operator whose requests belong to this call.
-    pub(super) fn through(self: &Arc<Self>, operator: Operator, client: &reqwest::Client) -> Operator {
-        let wire = Wire { transport: ReqwestTransport::new(client.clone()), call: Arc::clone(self) };
+    pub(super) fn through(self: &Arc<Self>, operator: Operator, transport: &HttpTransporter) -> Operator {
+        let wire = Wire { transport: transport.clone(), call: Arc::clone(self) };
         operator.with_context(OperationContext::new().with_http_transport(HttpTransporter::new(wire)))
     }
 
@@ -118,7 +125,7 @@ impl Call {
 }
 
 struct Wire {
-    transport: ReqwestTransport,
+    transport: HttpTransporter,
     call: Arc<Call>,
 }
 
@@ -162,7 +169,7 @@ impl HttpTransport for Wire {
     }
 }
 
-type Answer = http::Response<HttpBody>;
+pub(super) type Answer = http::Response<HttpBody>;
 
 /// A page of no names.
 fn end_of_names() -> Answer {
@@ -171,7 +178,7 @@ fn end_of_names() -> Answer {
 }
 
 /// A body in one piece.
-struct Once(Option<Buffer>);
+pub(super) struct Once(pub(super) Option<Buffer>);
 
 impl Stream for Once {
     type Item = opendal::Result<Buffer>;
@@ -186,35 +193,41 @@ pub(super) const TOO_LONG: &str = "it is longer than makes sense";
 /// What is said of an object that ends before the range does.
 pub(super) const TOO_SHORT: &str = "the object ends before the range does";
 
-fn look(status: u16, headers: &HeaderMap) -> Seen {
+pub(super) fn look(status: u16, headers: &HeaderMap) -> Seen {
     let object_len = text_of(headers, "content-range")
         .and_then(|range| range.rsplit_once('/'))
         .and_then(|(_, len)| len.parse().ok());
     Seen {
         status,
         pause: text_of(headers, "retry-after").and_then(pause),
-        region: text_of(headers, "x-amz-bucket-region").map(str::to_owned),
+        region: text_of(headers, "x-amz-bucket-region").filter(|text| is_region(text)).map(str::to_owned),
         object_len,
         odd: None,
     }
 }
 
-fn text_of<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+/// Whether a region could be called so: people are told to set a variable to it.
+fn is_region(text: &str) -> bool {
+    (1..=REGION_LEN_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+pub(super) fn text_of<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     headers.get(HeaderName::from_static(name))?.to_str().ok()
 }
 
-fn content_len(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn content_len(headers: &HeaderMap) -> Option<u64> {
     text_of(headers, "content-length")?.parse().ok()
 }
 
 /// The first and last byte of `bytes=first-last`.
-fn range_of(text: &str) -> Option<(u64, u64)> {
+pub(super) fn range_of(text: &str) -> Option<(u64, u64)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 /// Why an answer is none to a range, if it is not.
-fn misfit(status: u16, headers: &HeaderMap, first: u64, last: u64) -> Option<&'static str> {
+pub(super) fn misfit(status: u16, headers: &HeaderMap, first: u64, last: u64) -> Option<&'static str> {
     let (came, len) = match text_of(headers, "content-range").and_then(|range| range.split_once('/')) {
         Some((came, len)) if status == 206 => (came.strip_prefix("bytes ").unwrap_or(came), len),
         _ => return Some("a range was asked for, and something else came"),
@@ -346,6 +359,21 @@ mod tests {
                 let _seen = look(206, &headers);
             }
             assert!(pause(&wish).is_none_or(|pause| pause <= PAUSE_MAX));
+        }
+    }
+
+    #[test]
+    fn x9_a_region_is_a_word_or_is_not_told() {
+        let region = |text: &'static str| look(301, &headers(&[("x-amz-bucket-region", text)])).region;
+        assert_eq!(region("eu-west-1").as_deref(), Some("eu-west-1"));
+        for text in [
+            "",
+            "a b",
+            "$(reboot)",
+            "here;there",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ] {
+            assert_eq!(region(text), None, "{text}");
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum Harm {
     SamePage,
     /// The newest so many names are not listed.
     Lag(usize),
+    /// Names are listed that were not asked for.
+    Beside,
 }
 
 /// Which requests: of this method, with this in their path.

@@ -169,7 +169,8 @@ fn list(state: &mut State, request: &Request, harm: Option<&Harm>, dialect: Dial
     };
     let newest = state.objects.values().map(|object| object.number).max().unwrap_or(0);
     let shown = |object: &Object| object.number + lag <= newest;
-    let behind = |key: &str| key.starts_with(asked("prefix")) && after.is_none_or(|after| key > after);
+    let is_asked_for = |key: &str| key.starts_with(asked("prefix")) || matches!(harm, Some(Harm::Beside));
+    let behind = |key: &str| is_asked_for(key) && after.is_none_or(|after| key > after);
     let mut found = state.objects.iter().filter(|(key, object)| behind(key) && shown(object));
     let page: Vec<_> = found.by_ref().take(state.page_len).collect();
     let is_truncated = found.next().is_some();
