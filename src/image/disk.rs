@@ -220,10 +220,7 @@ impl Disk {
     fn learn(&self, state: &mut State) -> std::io::Result<()> {
         for entry in fs::read_dir(&self.folder)?.flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
-            let Some(number) = (name.len() == 16).then(|| u64::from_str_radix(&name, 16).ok()).flatten()
-            else {
-                continue;
-            };
+            let Some(number) = number_of(&name) else { continue };
             let known = state.segments.get(&number).map(|segment| (Arc::clone(&segment.file), segment.len));
             let (file, from) = match known {
                 Some(known) => known,
@@ -272,6 +269,12 @@ impl Disk {
     }
 }
 
+/// Which segment a file is, if it is called as we call them. There is no last number, so that each has one behind it.
+fn number_of(name: &str) -> Option<u64> {
+    let number = u64::from_str_radix(name, 16).ok().filter(|number| *number < u64::MAX)?;
+    (format!("{number:016x}") == name).then_some(number)
+}
+
 fn head(chunk: ChunkId, pack: PackId, len: u32) -> [u8; HEAD_LEN] {
     let mut out = [0; HEAD_LEN];
     out[..32].copy_from_slice(&chunk.0);
@@ -305,6 +308,33 @@ fn scan(file: &File, number: u64, from: u64, spots: &mut HashMap<Key, Spot>) -> 
         at = next;
     }
     at
+}
+
+/// For fuzzers: a segment of any bytes, and the same with heads that prove themselves. What is learnt lies in it, and nothing behind its end.
+pub fn fuzz(bytes: &[u8]) {
+    for bytes in [bytes.to_vec(), proven(bytes)] {
+        let file = rustix::fs::memfd_create("segment", rustix::fs::MemfdFlags::CLOEXEC).map(File::from);
+        let file = file.expect("a file in memory");
+        file.write_all_at(&bytes, 0).expect("room in memory");
+        let mut spots = HashMap::new();
+        let end = scan(&file, 1, 0, &mut spots);
+        assert!(end <= bytes.len() as u64);
+        assert!(spots.values().all(|spot| spot.offset + u64::from(spot.len) <= end));
+        file.set_len(end).expect("cut a file in memory");
+        let mut again = HashMap::new();
+        assert_eq!((scan(&file, 1, end, &mut again), again.len()), (end, 0));
+        assert_eq!((scan(&file, 1, 0, &mut again), again.len()), (end, spots.len()));
+    }
+}
+
+fn proven(bytes: &[u8]) -> Vec<u8> {
+    let (mut all, mut at) = (bytes.to_vec(), 0);
+    while let Some(head) = all.get_mut(at..at + HEAD_LEN) {
+        let check = xxh3_64(&head[..52]);
+        head[52..].copy_from_slice(&check.to_le_bytes());
+        at += HEAD_LEN + head[48..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -411,6 +441,20 @@ mod tests {
         let held = held(&disk, 0..100);
         assert!((10..100).contains(&held.len()), "{held:?}");
         fill(&disk, 0..100);
+    }
+
+    #[test]
+    fn a11_files_of_others_are_no_segments_and_there_is_always_a_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap());
+        let folder = dir.path().join("chunks").join(REPOSITORY.to_string());
+        for name in ["ffffffffffffffff", "+000000000000001", "000000000000000A", "lost"] {
+            fs::write(folder.join(name), b"not ours").unwrap();
+        }
+        let disk = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        fill(&disk, 0..10);
+        assert_eq!((held(&disk, 0..10).len(), disk.off.load(Relaxed)), (10, false));
+        assert!(fs::read(folder.join("ffffffffffffffff")).unwrap() == b"not ours");
     }
 
     #[test]
