@@ -14,7 +14,7 @@ pub(crate) fn is_being_killed(thread: u32) -> bool {
         && fs::read_to_string(format!("/proc/{thread}/status")).is_ok_and(|status| has_ending_signal(&status))
 }
 
-fn has_ending_signal(status: &str) -> bool {
+pub(crate) fn has_ending_signal(status: &str) -> bool {
     let mask = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)

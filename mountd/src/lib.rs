@@ -9,6 +9,7 @@
 pub mod background;
 mod cursor;
 pub mod error;
+pub mod fuzz;
 mod gone;
 mod handles;
 mod kernel;

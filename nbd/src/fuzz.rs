@@ -8,7 +8,10 @@ use crate::connection::parse_requests;
 use crate::export::{Error, Info, Kind, Listed, Name};
 use crate::handshake::{Agreed, Handshake, Selected, Step, TlsMode};
 use crate::kernel;
+use crate::server::Network;
+use crate::tls;
 use crate::transmission::Rules;
+use crate::uri::Uri;
 use crate::wire::{ChunkHeader, Framing, OptionReply, OptionReplyHeader, Payload, ReplyHeader};
 
 /// A whole handshake: the first byte chooses the TLS mode, the rest is what a client sends.
@@ -139,15 +142,47 @@ pub fn netlink(data: &[u8]) {
     drop(kernel::message::replies(sent, Some(u16::from(*family)).filter(|family| *family != 0)));
 }
 
+/// Where an export is: what reads as one is printed as what reads as the same.
+pub fn uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(uri) = text.parse::<Uri>() {
+        assert_eq!(uri.to_string().parse().as_ref(), Ok(&uri));
+        assert!(Uri::is_meant(text) && uri.bare().to_string().parse() == Ok(uri.bare()));
+    }
+}
+
+/// Words of the command line and of settings: networks and devices.
+pub fn words(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(device) = text.parse::<kernel::device::Device>() {
+        assert_eq!(device.to_string().parse(), Ok(device));
+    }
+    if let (Ok(network), Some((address, _))) = (text.parse::<Network>(), text.split_once('/')) {
+        let address: Result<std::net::IpAddr, _> = address.parse();
+        // A network of IPv4 addresses in IPv6 form holds none: whoever connects is told by the other form.
+        assert!(address.is_ok_and(|ip| network.contains(ip) || ip != ip.to_canonical()));
+    }
+}
+
+/// A client's certificate.
+pub fn certificate(data: &[u8]) {
+    let identity = tls::certificate::identity(data);
+    assert!(identity.fingerprint.len() == 64 && identity.names.len() <= 65);
+    assert!(identity.names.iter().all(|name| !name.is_empty() && !name.contains(char::is_control)));
+}
+
 /// One of the functions above.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, as `corpus/` and fuzzers call it.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("options", options),
     ("requests", requests),
     ("replies", replies),
     ("answers", answers),
     ("greetings", greetings),
     ("netlink", netlink),
+    ("uri", uri),
+    ("words", words),
+    ("certificate", certificate),
 ];

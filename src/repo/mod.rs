@@ -9,6 +9,7 @@
 pub mod catalogue;
 pub mod chunks;
 pub mod damaged;
+pub mod fuzz;
 pub mod imports;
 pub mod known;
 pub mod names;

@@ -277,6 +277,15 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     Some(Mount { id, number, root, point, fstype, from })
 }
 
+/// For fuzzers: a table of any bytes.
+pub(super) fn fuzz(bytes: &[u8]) {
+    for mount in bytes.split(|byte| *byte == b'\n').filter_map(parse_mount) {
+        let len = [&mount.root, &mount.point, &mount.from].map(|path| path.as_os_str().len());
+        assert!(len.iter().all(|len| (1..=bytes.len()).contains(len)));
+        assert!(mount.number.to_string().parse() == Ok(mount.number));
+    }
+}
+
 fn text(word: &[u8]) -> Option<&str> {
     std::str::from_utf8(word).ok()
 }

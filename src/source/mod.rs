@@ -11,6 +11,7 @@ pub mod directory;
 pub mod disks;
 pub mod fake;
 pub mod file;
+pub mod fuzz;
 pub mod machine;
 pub mod nbd;
 mod span;

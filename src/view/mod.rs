@@ -17,6 +17,7 @@
 pub mod changes;
 mod contents;
 mod file;
+pub mod fuzz;
 mod name;
 mod neighbours;
 mod node;

@@ -31,6 +31,16 @@ pub(crate) fn all() -> Vec<Target> {
     let nbd = of("nbd", seeds::of_nbd, &afterimage_nbd::fuzz::TARGETS);
     let blockmap: &[(&str, Door)] = &[("blockmap", afterimage::exports::blockmap::page::fuzz)];
     let exports = of("exports", seeds::of_exports, blockmap);
-    let cinder = of("cinder", seeds::of_cinder, afterimage::foreign::cinder::document::fuzz::TARGETS);
-    [format, nbd, exports, cinder].concat()
+    let disk: &[(&str, Door)] = &[("disk", afterimage::image::disk::fuzz)];
+    let image = of("image", seeds::of_image, disk);
+    let progress: &[(&str, Door)] = &[("progress", afterimage::restore::target::progress::fuzz)];
+    let restore = of("restore", seeds::of_restore, progress);
+    let repo = of("repo", seeds::of_repo, afterimage::repo::fuzz::TARGETS);
+    let source = of("source", seeds::of_machine, afterimage::source::fuzz::TARGETS);
+    let view = of("view", seeds::of_view, afterimage::view::fuzz::TARGETS);
+    let mountd = of("mountd", seeds::of_machine, afterimage_mountd::fuzz::TARGETS);
+    let store = of("store", seeds::of_store, afterimage::store::fuzz::TARGETS);
+    let documents = of("cinder", seeds::of_cinder, afterimage::foreign::cinder::document::fuzz::TARGETS);
+    let cinder = of("cinder", seeds::of_cinder, afterimage::foreign::cinder::fuzz::TARGETS);
+    [format, nbd, exports, image, restore, repo, source, view, mountd, store, documents, cinder].concat()
 }

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 pub use self::options::{MountError, MountErrorKind, Options};
 use self::place::Pulse;
 pub use self::signals::stop_signal;
+pub(crate) use self::table::fuzz;
 pub use self::unmount::{Ended, umount};
 use crate::error::Error;
 use crate::kernel::{self, Running, Settings};

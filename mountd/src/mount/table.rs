@@ -52,6 +52,13 @@ fn parse(line: &[u8]) -> Option<Entry> {
     Some(Entry { device, at, kind })
 }
 
+/// For fuzzers: a table of any bytes.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for entry in bytes.split(|byte| *byte == b'\n').filter_map(parse) {
+        assert!(entry.at.as_os_str().len() <= bytes.len() && !shown(&entry.at).contains(char::is_control));
+    }
+}
+
 fn device(text: &str) -> Option<Device> {
     let (major, minor) = text.split_once(':')?;
     Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })

@@ -29,7 +29,7 @@ const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const NAMES_MAX: usize = 64;
 
 /// Who a verified certificate says its holder is.
-pub(super) fn identity(der: &[u8]) -> Identity {
+pub(crate) fn identity(der: &[u8]) -> Identity {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
     let fingerprint = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     Identity { names: names(der).unwrap_or_default(), fingerprint }

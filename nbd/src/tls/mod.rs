@@ -5,7 +5,7 @@
 //! Holds: TLS 1.2 or later. Where a client CA is given, a client without a certificate from it never gets past the TLS
 //! handshake; where a list is given, neither does one that is not on it.
 
-mod certificate;
+pub(crate) mod certificate;
 mod connector;
 
 use std::fmt;

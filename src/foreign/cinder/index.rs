@@ -27,6 +27,10 @@ fn read(cache: &Path) -> Option<Vec<Draft>> {
     let len = file.metadata().ok()?.len();
     let mut bytes = Vec::with_capacity(usize::try_from(len.min(LEN_MAX)).ok()?);
     let _len = file.take(LEN_MAX).read_to_end(&mut bytes).ok()?;
+    parse(&bytes)
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<Draft>> {
     let (head, json) = bytes.split_at_checked(16)?;
     let check = u64::from_le_bytes(*head.last_chunk()?);
     if head.first_chunk()? != MAGIC || check != xxh3_64(json) {
@@ -40,6 +44,16 @@ pub(super) fn keep(cache: &Path, drafts: &[&Draft]) {
     let kept = write(cache, drafts);
     if let Err(error) = kept {
         tracing::info!("what was read is not kept in {}: {error}", cache.display());
+    }
+}
+
+/// For fuzzers: any bytes behind a head, whose check may fit. What is understood is written back the same.
+pub(super) fn fuzz(bytes: &[u8]) {
+    let whole = |json: &[u8]| [MAGIC, &xxh3_64(json).to_le_bytes()[..], json].concat();
+    let _refused = parse(bytes).is_none();
+    if let Some(drafts) = parse(&whole(bytes)) {
+        let json = serde_json::to_vec(&drafts).expect("drafts have a JSON form");
+        assert!(parse(&whole(&json)) == Some(drafts));
     }
 }
 

@@ -26,6 +26,7 @@ mod container;
 mod digests;
 pub mod document;
 mod draft;
+pub mod fuzz;
 mod image;
 mod index;
 mod layers;

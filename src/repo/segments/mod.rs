@@ -12,6 +12,7 @@
 
 mod build;
 mod folder;
+pub mod fuzz;
 mod layout;
 mod map;
 mod merge;

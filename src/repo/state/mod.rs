@@ -128,6 +128,17 @@ fn parse(key: &str, framed: &[u8]) -> Option<Value> {
     serde_json::from_slice(unframe(key.as_bytes(), framed)?).ok()
 }
 
+/// For fuzzers: values of any bytes, and the same with a checksum that fits.
+pub(super) fn fuzz(bytes: &[u8]) {
+    let (key, value) = bytes.split_at(bytes.len().min(8));
+    for framed in [value.to_vec(), frame(key, value)] {
+        let _value = parse(&String::from_utf8_lossy(key), &framed);
+        assert!(objects::part_of(key, &framed).is_none_or(|part| part.bytes.len() + 12 <= value.len()));
+        let _age = objects::aged(key, &framed);
+    }
+    assert!(unframe(key, &frame(key, value)) == Some(value));
+}
+
 /// A value with a checksum over itself and its key.
 fn frame(key: &[u8], value: &[u8]) -> Vec<u8> {
     [&check(key, value).to_le_bytes(), value].concat()

@@ -18,10 +18,10 @@ pub(super) struct Objects {
     ages: Tree,
 }
 
-struct Part {
+pub(super) struct Part {
     age: u64,
     parts: u32,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// The beginning of an object's keys. Names hold no zero byte.
@@ -113,20 +113,24 @@ impl Objects {
     fn part(&self, key: &[u8], number: u32) -> Result<Option<Part>> {
         let key = part_key(key, number);
         let framed = self.parts.get(&key)?;
-        Ok(framed.and_then(|framed| {
-            let (age, rest) = unframe(&key, &framed)?.split_first_chunk::<8>()?;
-            let (parts, bytes) = rest.split_first_chunk::<4>()?;
-            let (age, parts) = (u64::from_be_bytes(*age), u32::from_be_bytes(*parts));
-            Some(Part { age, parts, bytes: bytes.to_vec() })
-        }))
+        Ok(framed.and_then(|framed| part_of(&key, &framed)))
     }
+}
+
+/// A part as it was put in under its key.
+pub(super) fn part_of(key: &[u8], framed: &[u8]) -> Option<Part> {
+    let (age, rest) = unframe(key, framed)?.split_first_chunk::<8>()?;
+    let (parts, bytes) = rest.split_first_chunk::<4>()?;
+    let (age, parts) = (u64::from_be_bytes(*age), u32::from_be_bytes(*parts));
+    Some(Part { age, parts, bytes: bytes.to_vec() })
 }
 
 fn part_key(key: &[u8], number: u32) -> Vec<u8> {
     [key, &number.to_be_bytes()].concat()
 }
 
-fn aged<'a>(age: &[u8], framed: &'a [u8]) -> Option<(u64, &'a [u8])> {
+/// How long an object is, and its key.
+pub(super) fn aged<'a>(age: &[u8], framed: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (len, key) = unframe(age, framed)?.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*len), key))
 }

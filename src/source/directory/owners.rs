@@ -25,7 +25,7 @@ impl Owners {
         Owners::of(&read("/etc/passwd"), &read("/etc/group"))
     }
 
-    fn of(users: &[u8], groups: &[u8]) -> Owners {
+    pub(in crate::source) fn of(users: &[u8], groups: &[u8]) -> Owners {
         Owners { users: table(users), groups: table(groups), met: Mutex::default() }
     }
 

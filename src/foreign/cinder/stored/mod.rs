@@ -13,10 +13,11 @@
 mod bits;
 mod bunzip;
 mod feed;
+pub(super) mod fuzz;
 mod inflate;
 mod lead_in;
 mod object;
-mod points;
+pub(super) mod points;
 #[cfg(test)]
 mod tests;
 mod unzstd;

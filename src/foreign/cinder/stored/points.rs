@@ -282,6 +282,37 @@ fn scan(file: &File, known: &mut Vec<Known>) -> u64 {
     at
 }
 
+/// For fuzzers: a file of any bytes, and the same with checks that fit. What is found lies in it, in order, and is no longer than we write.
+pub(in crate::foreign::cinder) fn fuzz(bytes: &[u8]) {
+    for bytes in [bytes.to_vec(), proven(bytes)] {
+        let file = rustix::fs::memfd_create("points", rustix::fs::MemfdFlags::CLOEXEC).map(File::from);
+        let file = file.expect("a file in memory");
+        file.write_all_at(&bytes, 0).expect("room in memory");
+        let mut known = Vec::new();
+        assert!(scan(&file, &mut known) <= bytes.len() as u64);
+        assert!(known.is_sorted_by(|a, b| a.out < b.out));
+        for known in known {
+            let Kept::There(at) = known.kept else { continue };
+            let point = read_whole(&file, at);
+            assert!(point.is_none_or(|point| {
+                point.out == known.out && point.window.len() <= BODY_LEN_MAX as usize && point.unused < 8
+            }));
+        }
+    }
+}
+
+fn proven(bytes: &[u8]) -> Vec<u8> {
+    let (mut all, mut at) = (bytes.to_vec(), MAGIC.len());
+    while let Some(entry) = all.get_mut(at..).filter(|entry| entry.len() >= HEAD_LEN + 8) {
+        let len = entry[HEAD_LEN - 4..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+        let Some(body) = entry.get(HEAD_LEN + 8..HEAD_LEN + 8 + len) else { break };
+        let check = check_of(&entry[..HEAD_LEN], body);
+        entry[HEAD_LEN..HEAD_LEN + 8].copy_from_slice(&check.to_le_bytes());
+        at += HEAD_LEN + 8 + len;
+    }
+    all
+}
+
 /// Takes away the files that were written longest ago until the rest is half of what may be there.
 fn shorten(folder: &Path, most: u64) -> std::io::Result<()> {
     let mut files = Vec::new();
