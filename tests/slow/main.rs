@@ -28,10 +28,12 @@ mod tools;
 #[path = "../mount/world.rs"]
 mod world;
 
+mod bad_luck;
 mod cinder;
 mod disks;
 mod exports;
 mod guest;
+mod keystone;
 mod kills;
 mod many;
 mod mount;

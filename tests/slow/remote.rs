@@ -16,7 +16,7 @@ mod many;
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Each service that runs here, in each of its languages.
-fn for_each_service(check: impl Fn(&str, &Service, &Speech)) {
+pub(crate) fn for_each_service(check: impl Fn(&str, &Service, &Speech)) {
     if let Some(swift) = Service::swift() {
         check("Swift", &swift, &swift.as_swift());
         check("Swift's s3api", &swift, &swift.as_s3());

@@ -6,8 +6,10 @@
 //! /v3/auth/tokens                Keystone: `me` with the password `secret`, or the application credential `id` with `hush`
 //! ```
 //!
-//! One thread for each connection. What goes wrong is planned with [`Cloud::plan`]; each rule counts the requests that it is about.
+//! One thread for each connection. What goes wrong is planned with [`Cloud::plan`]; each rule counts the requests that it is about. [`between`]
+//! stands in front of a service that is not ours and misbehaves for it.
 
+pub(crate) mod between;
 mod http;
 mod speech;
 
