@@ -16,6 +16,7 @@ use crate::store::{Name, Store};
 use bytes::Bytes;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -142,6 +143,8 @@ pub(in crate::store) fn answers(bytes: &[u8]) {
     let status = STATUSES[usize::from(*status) % STATUSES.len()];
     let (headers, body) = head_and_body(rest);
     *house.answer.next() = Some((status, headers, Bytes::copy_from_slice(body)));
+    // What an earlier answer taught it would make this one come out otherwise when it is replayed.
+    house.store.creates_only.store(true, Relaxed);
     let (store, name) = (&house.store, Name::parse("packs/a").expect("a name"));
     let outcome = house.runtime.block_on(async {
         match choice / 2 % 6 {

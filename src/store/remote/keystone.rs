@@ -69,7 +69,8 @@ impl Account {
                 "log in: the catalogue names no object store with a {} endpoint in region {region}",
                 self.interface
             );
-            Error::new(Kind::Missing, words)
+            // Not `Missing`: it would say that an object is not there.
+            Error::new(Kind::Denied, words)
                 .hint("OS_REGION_NAME and OS_INTERFACE choose one, OS_STORAGE_URL sets it")
         };
         Ok(found.ok_or_else(missing)?.url.clone())
@@ -238,8 +239,8 @@ mod tests {
             (&[][..], Ok("http://a")),
             (&[("OS_REGION_NAME", "b")], Ok("http://b")),
             (&[("OS_REGION_NAME", "b"), ("OS_ENDPOINT_TYPE", "internalURL")], Ok("http://inside")),
-            (&[("OS_REGION_NAME", "c")], Err(Kind::Missing)),
-            (&[("OS_INTERFACE", "other")], Err(Kind::Missing)),
+            (&[("OS_REGION_NAME", "c")], Err(Kind::Denied)),
+            (&[("OS_INTERFACE", "other")], Err(Kind::Denied)),
             (&[("OS_REGION_NAME", "c"), ("OS_STORAGE_URL", "http://set")], Ok("http://set")),
         ] {
             let session = account(pairs).unwrap().session("t", ANSWER.as_bytes());

@@ -117,9 +117,8 @@ impl Login {
             401 | 403 => {
                 Err(failed(Kind::Denied, "it was refused").hint("look at the OS_* or ST_* variables"))
             }
-            404 | 405 => {
-                Err(failed(Kind::Missing, "nobody gives tokens there").hint("is OS_AUTH_URL right?"))
-            }
+            // Not `Missing`: it would say that an object is not there.
+            404 | 405 => Err(failed(Kind::Denied, "nobody gives tokens there").hint("is OS_AUTH_URL right?")),
             429 | 498 | 503 => Err(failed(Kind::Busy, "it asks to come later")),
             500..=599 => Err(failed(Kind::Unreachable, "it failed")),
             _ => Err(failed(Kind::Unsupported, "it answered otherwise than expected")),

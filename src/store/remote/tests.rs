@@ -372,6 +372,26 @@ async fn an_application_credential_logs_in_and_a_wrong_one_is_denied_without_bei
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn b2_where_nobody_can_log_in_nothing_is_said_of_objects() {
+    for (variable, value) in
+        [("OS_REGION_NAME", "elsewhere"), ("OS_INTERFACE", "internal"), ("OS_AUTH_URL", "/nowhere")]
+    {
+        let house = House::with(Scheme::Swift, |variables| {
+            let url = variables[0].1.clone();
+            variables.retain(|(name, _)| name != variable);
+            let value = if value.starts_with('/') { url + value } else { value.to_owned() };
+            variables.push((variable.to_owned(), value));
+        });
+        let name = name("packs/a");
+        assert_eq!(kind(house.store.get(&name, 0..1).await), Err(Kind::Denied), "{variable}");
+        assert_eq!(kind(house.store.stat(&name).await), Err(Kind::Denied), "{variable}");
+        assert_eq!(kind(house.store.delete(&name).await), Err(Kind::Denied), "{variable}");
+        assert_eq!(kind(house.store.put(&name, vec![1].into()).await), Err(Kind::Denied), "{variable}");
+        assert_eq!(kind(list_all(&*house.store, "packs/").await), Err(Kind::Denied), "{variable}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_given_is_used_as_it_is_and_denied_when_it_is_over() {
     let house = House::with(Scheme::Swift, |variables| {
         let url = variables[0].1.clone();
