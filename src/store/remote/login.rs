@@ -58,6 +58,7 @@ pub(super) struct Login {
 pub(super) struct Held {
     pub(super) operator: Operator,
     renew_at: Option<jiff::Timestamp>,
+    ends: Option<jiff::Timestamp>,
 }
 
 impl Login {
@@ -121,7 +122,8 @@ impl Login {
             404 | 405 => Err(failed(Kind::Denied, "nobody gives tokens there").hint("is OS_AUTH_URL right?")),
             429 | 498 | 503 => Err(failed(Kind::Busy, "it asks to come later")),
             500..=599 => Err(failed(Kind::Unreachable, "it failed")),
-            _ => Err(failed(Kind::Unsupported, "it answered otherwise than expected")),
+            _ => Err(failed(Kind::Unsupported, "it answered otherwise than expected")
+                .hint("is OS_AUTH_URL or ST_AUTH right?")),
         }
     }
 }
@@ -133,7 +135,12 @@ impl Held {
         // A fifth of its time is left for calls that are under way, and for a login that fails at first.
         let renew_at =
             session.ends.map(|ends| now + ends.duration_since(now).checked_mul(4).unwrap_or_default() / 5);
-        Ok(Held { operator, renew_at })
+        Ok(Held { operator, renew_at, ends: session.ends })
+    }
+
+    /// Whether its time is over.
+    pub(super) fn has_ended(&self, now: jiff::Timestamp) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
     }
 
     pub(super) fn is_fresh(&self, now: jiff::Timestamp) -> bool {

@@ -28,6 +28,7 @@ mod wire;
 mod words;
 
 use super::{Body, Fut, Listed, Name, Stat, Store};
+use crate::clock;
 use crate::error::{Context, Error, Kind, Result};
 use bytes::Bytes;
 use env::Env;
@@ -122,7 +123,8 @@ impl Remote {
         }
     }
 
-    /// Asks once; and once more with a new session where the one in use was refused.
+    /// Asks once; and once more with a new session where the one in use was refused. Where it ended while the service took its time, that is
+    /// no refusal, and may happen again.
     async fn ask<T, F>(
         &self,
         doing: &Doing<'_>,
@@ -135,6 +137,8 @@ impl Remote {
         let mut again = true;
         loop {
             let way = self.way().await?;
+            let had_ended = |session: &Held| session.has_ended(clock::now());
+            let is_good = way.session.as_deref().is_some_and(|session| !had_ended(session));
             let call = Arc::new(Call::new(wants));
             let cause = match ask(call.through(way.operator, &self.transport), Arc::clone(&call)).await {
                 Ok(answer) => return Ok(answer),
@@ -142,7 +146,7 @@ impl Remote {
             };
             let status = call.seen().status;
             if let (Door::Swift(login), Some(session), 401) = (&self.door, &way.session, status)
-                && std::mem::take(&mut again)
+                && (is_good && had_ended(session) || std::mem::take(&mut again))
                 && login.refused(session).await
             {
                 continue;

@@ -372,6 +372,27 @@ async fn an_application_credential_logs_in_and_a_wrong_one_is_denied_without_bei
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn b1_tokens_that_end_while_a_service_takes_its_time_are_renewed_each_time_and_refused_ones_once() {
+    let house = House::of(Scheme::Swift);
+    let (name, bytes) = house.put("packs/a", 1000).await;
+    house.cloud.plan("GET", "packs/a", 1..4, Harm::TooLate(Duration::from_millis(1100)));
+    house.cloud.token_secs(1);
+    house.cloud.forget_tokens();
+    assert_eq!(house.bare.get(&name, 0..1000).await.unwrap(), bytes);
+    assert_eq!(house.cloud.hits(), 3);
+    // Neither tokens that last nor those that are over when they are given are asked for again and again.
+    for secs in [3600, 0] {
+        house.cloud.behave();
+        house.cloud.plan("GET", "packs/a", ALWAYS, Harm::Status(401, None));
+        house.cloud.token_secs(secs);
+        house.cloud.forget_tokens();
+        let before = house.cloud.hits();
+        assert_eq!(kind(house.bare.get(&name, 0..1).await), Err(Kind::Denied));
+        assert_eq!(house.cloud.hits() - before, 2, "{secs}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn b2_where_nobody_can_log_in_nothing_is_said_of_objects() {
     for (variable, value) in
         [("OS_REGION_NAME", "elsewhere"), ("OS_INTERFACE", "internal"), ("OS_AUTH_URL", "/nowhere")]

@@ -33,6 +33,8 @@ pub(crate) enum Harm {
     ReplyLost,
     /// Nothing ever comes.
     Silence,
+    /// It takes so long that the token is over by then.
+    TooLate(Duration),
     /// One byte of the body for each so long.
     Drip(Duration),
     /// The answer comes so much later.
@@ -227,11 +229,12 @@ impl Cloud {
                 std::thread::sleep(Duration::from_secs(3600));
                 return;
             }
-            if let Some(Harm::Late(time)) = harm {
+            if let Some(Harm::Late(time) | Harm::TooLate(time)) = harm {
                 std::thread::sleep(time);
             }
             let mut answer = match harm {
                 Some(Harm::Status(status, pause)) => speech::refusal(status, pause),
+                Some(Harm::TooLate(_)) => speech::refusal(401, None),
                 _ => speech::answer(&mut self.state(), &request, harm.as_ref()),
             };
             if let Some(Harm::ReplyLost) = harm {
