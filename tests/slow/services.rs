@@ -39,7 +39,7 @@ impl Speech {
 
     /// A place in the second bucket, which may be taken away.
     pub(crate) fn passing_place(&self, prefix: &str) -> String {
-        format!("{}://{}/{prefix}", self.scheme, BUCKETS[1])
+        format!("{}://{}/by-{}/{prefix}", self.scheme, BUCKETS[1], self.scheme)
     }
 }
 
@@ -159,14 +159,18 @@ impl Service {
             let _made = self.ask("PUT", &bucket, &headers);
             return;
         }
-        let listed = self.ask("GET", &bucket, &headers);
-        let keys = listed.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
-        let is_s3 = listed.contains("<ListBucketResult");
-        let names: Vec<_> = if is_s3 { keys.collect() } else { listed.lines().collect() };
-        for name in names {
-            let _gone = self.ask("DELETE", &format!("{bucket}/{name}"), &headers);
-        }
-        let _gone = self.ask("DELETE", &bucket, &headers);
+        // Whoever writes into it meanwhile keeps it from going.
+        let is_gone = (0..20).any(|_| {
+            let listed = self.ask("GET", &bucket, &headers);
+            let keys = listed.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+            let is_s3 = listed.contains("<ListBucketResult");
+            let names: Vec<_> = if is_s3 { keys.collect() } else { listed.lines().collect() };
+            for name in names {
+                let _gone = self.ask("DELETE", &format!("{bucket}/{name}"), &headers);
+            }
+            self.ask_whole("DELETE", &bucket, &headers).split(' ').nth(1) == Some("204")
+        });
+        assert!(is_gone, "the bucket does not go");
     }
 
     /// Where its buckets are, and what a request for them has to show; moto believes everybody.
