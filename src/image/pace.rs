@@ -33,7 +33,7 @@ struct Round {
 impl Pace {
     /// A get that began at `began` has brought so many bytes, now.
     pub(super) fn note(&self, bytes: u64, began: Instant, now: Instant) {
-        self.state().note(bytes, now.saturating_duration_since(began), began, now);
+        self.state().note(bytes, began, now);
     }
 
     /// How many bytes fit on the way; nothing while too little is known.
@@ -47,11 +47,11 @@ impl Pace {
 }
 
 impl State {
-    fn note(&mut self, bytes: u64, took: Duration, began: Instant, now: Instant) {
+    fn note(&mut self, bytes: u64, began: Instant, now: Instant) {
         let empty = Round { shortest: Duration::MAX, bytes: 0, speed: 0.0 };
         // A round begins when what it counts was asked for: else the first answers seem to have taken no time.
         let (since, round) = self.now.get_or_insert((began, empty));
-        round.shortest = round.shortest.min(took);
+        round.shortest = round.shortest.min(now.saturating_duration_since(began));
         round.bytes += bytes;
         let lasted = now.saturating_duration_since(*since);
         if lasted < ROUND {
