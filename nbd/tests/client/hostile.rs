@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use afterimage_nbd::client::{Client, Error, Kind, Uri};
+use afterimage_nbd::client::{Client, Error, Kind, Options, Uri};
 use afterimage_nbd::wire::{ChunkHeader, Framing, InfoReply, OptionReply, chunk, opt};
 
 use crate::rude::{hasty, scripted};
@@ -143,6 +143,8 @@ fn server(framing: Framing, chunks: Vec<Chunk>, sent: Sent) -> (tempfile::TempDi
     })
 }
 
+const PATIENCE: Duration = Duration::from_secs(2);
+
 enum Ask {
     Read,
     Status,
@@ -153,7 +155,9 @@ fn heard(ask: &Ask, place: &Uri) -> Result<Vec<u8>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = Instant::now();
     let heard = runtime.block_on(async {
-        let client = Client::connect(place, &hasty()).await.expect("the handshake is honest");
+        // On a machine that has others to serve an honest handshake takes a while.
+        let options = Options { handshake_time: PATIENCE, patience: PATIENCE, ..hasty() };
+        let client = Client::connect(place, &options).await.expect("the handshake is honest");
         match ask {
             Ask::Read => client.read(0, LEN as usize).await.map(|bytes| bytes.to_vec()),
             Ask::Status => client.block_status(0, LEN).await.map(|_| Vec::new()),
