@@ -177,6 +177,15 @@ impl Sandbox {
     }
 
     /// The command on the sandbox's repository, ready to be run.
+    /// A copy of the built command where every user may run it, who may not even reach the directory that it was built in.
+    pub(crate) fn ours_for_all(&self) -> String {
+        let copy = self.at("the command for all");
+        let _len = std::fs::copy(OURS, &copy).expect("copy the command");
+        let for_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&copy, for_all).expect("let everybody run it");
+        copy
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.network {
             None => Command::new(OURS),

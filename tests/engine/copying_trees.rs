@@ -164,6 +164,8 @@ fn p3_a_share_with_every_oddity_is_copied_and_is_what_it_was() {
 #[test]
 fn a_copy_has_the_nodes_that_a_backup_made_there_has() {
     let (sites, dir) = (Sites::new(), share());
+    // Where zeros that are stored begin or end may be where one of the keys has a chunk begin or end, and that chunk is none.
+    fs::remove_file(dir.path().join("holes")).unwrap();
     // A group of links is told by the key.
     for (path, _) in crate::shares::there(dir.path()) {
         let path = dir.path().join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&path));
@@ -321,6 +323,9 @@ fn p2_what_an_interrupted_copy_has_sent_is_not_stored_again() {
     sites.to.is_sound();
 }
 
+/// No file of this length is ever cut, and none is kept in its directory.
+const IN_ONE_CHUNK: usize = 1500;
+
 /// The chunk of a file that has one.
 fn chunk_of(tree: &Tree, path: &str) -> Child {
     let found = wait(tree.find(path.as_bytes())).unwrap().expect("it is there");
@@ -337,7 +342,7 @@ fn harm(store: &MemStore, child: &Child) {
 fn c4_a_share_that_is_damaged_is_named_with_its_file_and_the_others_are_copied() {
     let (sites, dir, other) = (Sites::new(), tempfile::tempdir().unwrap(), oddities());
     for number in 0..20 {
-        write(dir.path().join(format!("docs/file-{number}")), &noise(number, 3000));
+        write(dir.path().join(format!("docs/file-{number}")), &noise(number, IN_ONE_CHUNK));
     }
     let bad = sites.from.run(Job { name: "bad".to_owned(), ..job(dir.path(), old()).unwrap() }).unwrap();
     let good = back_up(&sites.from, other.path(), old()).unwrap();
@@ -354,7 +359,7 @@ fn c4_a_share_that_is_damaged_is_named_with_its_file_and_the_others_are_copied()
 fn c4_what_a_check_found_damaged_in_the_copy_is_read_and_stored_again() {
     let (sites, dir) = (Sites::new(), oddities());
     for number in 0..20 {
-        write(dir.path().join(format!("docs/file-{number}")), &noise(number, 3000));
+        write(dir.path().join(format!("docs/file-{number}")), &noise(number, IN_ONE_CHUNK));
     }
     let _first = back_up(&sites.from, dir.path(), old()).unwrap();
     let copied = sites.copied();
@@ -363,7 +368,7 @@ fn c4_what_a_check_found_damaged_in_the_copy_is_read_and_stored_again() {
     assert_eq!(sites.to.check_as(&noted).unwrap().damaged.len(), 1);
     let second = back_up(&sites.from, dir.path(), old()).unwrap();
     let healed = sites.copied();
-    assert!(healed.stats.bytes_new >= 3000, "{:?}", healed.stats);
+    assert!(healed.stats.bytes_new >= IN_ONE_CHUNK as u64, "{:?}", healed.stats);
     assert_equal(&tree(&sites.from, &second), &tree(&sites.to, &healed));
 }
 

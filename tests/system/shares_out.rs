@@ -190,14 +190,13 @@ fn r12_without_privilege_what_is_not_the_users_own_is_listed_and_said_by_the_exi
     for path in [sand.at(""), home.clone()] {
         let _ = run(command_of("chmod", &["-R", "a+rwX", &path]), Duration::from_secs(10));
     }
-    let binary = sand.command(&[]).get_program().to_owned();
+    let ours = sand.ours_for_all();
     let restore = |target: &str, more: &[&str]| {
-        let binary = binary.to_str().expect("text");
         let repo = sand.repo();
         let mut args = vec!["--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=-all", "env"];
         let envs = [format!("HOME={home}"), format!("AFTERIMAGE_REPO={}", repo.display())];
         args.extend(envs.iter().map(String::as_str));
-        args.extend([binary, "--json", "restore", "share", target]);
+        args.extend([ours.as_str(), "--json", "restore", "share", target]);
         args.extend(more);
         let mut command = command_of("setpriv", &args);
         let _ = command.current_dir(sand.root());
