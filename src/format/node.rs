@@ -179,7 +179,7 @@ impl Node {
                 let chunk_size = judge_chunk_size(chunk_size.into())?;
                 (Shape::Fixed(chunk_size), parse_slots(&mut at, chunk_size, level, len)?)
             }
-            1 if chunk_size == 0 => (Shape::Cut, parse_cuts(&mut at, len)?),
+            1 if chunk_size == 0 => (Shape::Cut, parse_cuts(&mut at, level, len)?),
             1 => return Err(Corrupt::NotZero { found: chunk_size.into() }),
             found => return Err(Corrupt::Shape { found }),
         };
@@ -230,7 +230,7 @@ fn parse_slots(at: &mut Cursor<'_>, chunk_size: u32, level: u8, len: u64) -> Res
     Ok(slots)
 }
 
-fn parse_cuts(at: &mut Cursor<'_>, len: u64) -> Result<Vec<Slot>, Corrupt> {
+fn parse_cuts(at: &mut Cursor<'_>, level: u8, len: u64) -> Result<Vec<Slot>, Corrupt> {
     let count = at.u16()?;
     within("entries of a node", count.into(), limits::NODE_ENTRIES_MAX.into())?;
     let mut slots = Vec::with_capacity(count.into());
@@ -242,7 +242,11 @@ fn parse_cuts(at: &mut Cursor<'_>, len: u64) -> Result<Vec<Slot>, Corrupt> {
             return Err(Corrupt::EmptyEntry);
         }
         sum = sum.saturating_add(here);
-        slots.push((here, if word & NOTHING == 0 { Some(ChunkId(at.array()?)) } else { None }));
+        let is_something = word & NOTHING == 0;
+        if is_something && level == 0 {
+            within("length of a chunk", here, limits::CHUNK_LEN_MAX.into())?;
+        }
+        slots.push((here, if is_something { Some(ChunkId(at.array()?)) } else { None }));
     }
     if sum != len {
         return Err(Corrupt::Sum { found: sum, wanted: len });
@@ -287,9 +291,25 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn a_leaf_that_gives_a_chunk_more_than_any_has_is_refused() {
+        let place = Place { pack: PackId([1; 16]), offset: 0, len: 100 };
+        let parsed = |level, len, child| {
+            let node = Node { shape: Shape::Cut, level, entries: vec![Entry { len, child }] };
+            Node::parse(&node.write(node.canon())).map(|(node, _)| node.len())
+        };
+        let (child, most) = (Some(Child { id: ChunkId([1; 32]), place }), u64::from(limits::CHUNK_LEN_MAX));
+        assert_eq!(parsed(0, most, child), Ok(most));
+        assert_eq!(parsed(0, most + 1, None), Ok(most + 1), "zeros may go on");
+        assert_eq!(parsed(1, most + 1, child), Ok(most + 1), "a node is no chunk");
+        assert!(parsed(0, most + 1, child).is_err());
+    }
+
     prop_compose! {
         fn cut()(level in 0u8..3, entries in prop::collection::vec((1u64..1 << 40, prop::option::of(child())), 0..300)) -> Node {
-            let entries = entries.into_iter().map(|(len, child)| Entry { len, child }).collect();
+            let chunk_max = u64::from(limits::CHUNK_LEN_MAX);
+            let fitting = |len: u64, child: Option<Child>| if level == 0 && child.is_some() { len % chunk_max + 1 } else { len };
+            let entries = entries.into_iter().map(|(len, child)| Entry { len: fitting(len, child), child }).collect();
             Node { shape: Shape::Cut, level, entries }
         }
     }

@@ -114,7 +114,7 @@ impl Map {
         let mut here = self.top();
         loop {
             let Loaded::Map(node) = engine.node_now(here.id)? else { return None };
-            match self.step(&here, &node, offset, 0) {
+            match self.judge(&here, &node).and_then(|()| self.step(&here, &node, offset, 0)) {
                 Ok(Step::Down(next)) => here = next,
                 Ok(Step::Done(stretch)) => return Some(Ok(stretch)),
                 Err(error) => return Some(Err(error)),
@@ -140,9 +140,14 @@ impl Map {
 
     async fn load(&self, engine: &Arc<Engine>, here: &Here) -> Result<Arc<Node>> {
         let node = engine.node(SealKind::Node, here.id, here.place).await?.map(here.id)?;
-        let judged = node.judge(self.shape()?, here.level, here.range.end - here.range.start);
-        judged.map_err(Error::from).context(|| format!("read map node {}", here.id))?;
+        self.judge(here, &node)?;
         Ok(node)
+    }
+
+    /// Holds a node to where it stands, wherever it came from: one in memory may have been fetched for another place.
+    fn judge(&self, here: &Here, node: &Node) -> Result<()> {
+        let judged = node.judge(self.shape()?, here.level, here.range.end - here.range.start);
+        judged.map_err(Error::from).context(|| format!("read map node {}", here.id))
     }
 
     fn step(&self, here: &Here, node: &Arc<Node>, offset: u64, to: u8) -> Result<Step> {

@@ -7,7 +7,7 @@
 
 use super::share::Folder;
 use crate::image::Engine;
-use crate::image::tree::{File, expect_all};
+use crate::image::tree::{Dir, File, expect_all};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,7 +31,8 @@ pub(super) struct Neighbours(Mutex<State>);
 #[derive(Default)]
 struct State {
     seen: Seen,
-    listed: Listed<Arc<Folder>>,
+    /// Without a way back to who holds this.
+    listed: Listed<Dir>,
     /// Somebody fetches directories that were listed.
     fetching: bool,
 }
@@ -64,8 +65,8 @@ impl Neighbours {
         let more = state.begin_fetching(engine);
         drop(state);
         if let Some(from) = from {
-            let folder = Arc::clone(folder);
-            drop(engine.runtime().spawn(async move { fetch(&folder, from).await }));
+            let dir = folder.dir().clone();
+            drop(engine.runtime().spawn(async move { fetch(&dir, from).await }));
         }
         if more {
             self.fetch_listed(engine);
@@ -78,7 +79,7 @@ impl Neighbours {
         if state.seen.in_order < LONG_PROOF {
             return;
         }
-        state.listed.add(folder.identity(), Arc::clone(folder));
+        state.listed.add(folder.identity(), folder.dir().clone());
         let more = state.begin_fetching(engine);
         drop(state);
         if more {
@@ -97,8 +98,8 @@ impl Neighbours {
                     state.fetching = next.is_some();
                     next
                 };
-                let Some((identity, folder)) = next else { return };
-                let bytes = fetch(&folder, 0).await;
+                let Some((identity, dir)) = next else { return };
+                let bytes = fetch(&dir, 0).await;
                 all.state().listed.has(identity, bytes);
             }
         }));
@@ -190,8 +191,8 @@ impl Seen {
 }
 
 /// Fetches the small files among some entries, as far as a window goes; how many bytes they have. Errors come again when they are read.
-async fn fetch(folder: &Arc<Folder>, from: u64) -> u64 {
-    let Ok(page) = folder.dir().page(from, ROWS).await else { return 0 };
+async fn fetch(dir: &Dir, from: u64) -> u64 {
+    let Ok(page) = dir.page(from, ROWS).await else { return 0 };
     let mut left = WINDOW;
     let files = page.iter().filter_map(|member| {
         let file = member.file()?;

@@ -1,14 +1,17 @@
 //! Trees that nobody honest made, sealed by whoever holds the key: what they can cost is an error, in bounded time and memory, and never a
 //! byte outside of the target.
 
-use crate::fixture::{Bench, noise, wait};
+use crate::fixture::{Bench, CHUNK, noise, wait};
 use crate::garden::{Garden, Plant, Plants, directory_plant, file, link};
 use crate::seen::look;
 use afterimage::error::{Kind, Result};
 use afterimage::format::limits;
-use afterimage::format::node::Child;
+use afterimage::format::node::{Child, Entry as MapEntry, Node, Shape};
+use afterimage::format::record::Root;
 use afterimage::format::tree::{Below, Content, Directory, Entry, FileContent, Totals, TreeNode};
+use afterimage::image::bulk::stream_in_order;
 use afterimage::image::tree::Tree;
+use afterimage::image::{Image, Map};
 use afterimage::progress::{Cancel, Progress};
 use afterimage::restore::target::Guarded;
 use afterimage::restore::tree::{Done, Part, Request, Wish, restore_tree};
@@ -16,6 +19,7 @@ use afterimage::view::changes::changes;
 use afterimage::view::pattern::Pattern;
 use bytes::Bytes;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Enough for all that is found here, and soon filled.
@@ -53,6 +57,30 @@ fn with_entries(bench: &Bench, mut garden: Garden, entries: Vec<Entry>) -> Tree 
 
 fn with_top(bench: &Bench, garden: Garden, below: Directory) -> Tree {
     garden.finish(bench, Entry { content: Content::Directory(Some(below)), ..directory_plant().entry })
+}
+
+#[test]
+fn x2_a_leaf_that_covers_less_than_its_place_is_an_error_each_time_it_is_read() {
+    let (bench, _) = Bench::in_memory();
+    let mut garden = Garden::new(&bench);
+    let chunk = Some(garden.chunk(&noise(1, CHUNK)));
+    let mut node = |level, len, child| {
+        let entries = vec![MapEntry { len, child }];
+        garden.writer.add_node(&Node { shape: Shape::Fixed(CHUNK as u32), level, entries }).expect("store")
+    };
+    let leaf = node(0, CHUNK as u64, chunk);
+    let len = 8 * CHUNK as u64;
+    let top = node(1, len, Some(leaf));
+    let root = Root { id: top.id, place: top.place, level: 1, chunk_size: CHUNK as u32 };
+    let engine = Arc::clone(garden.publish(&bench, root).engine());
+    let image = Image::new(engine, Map { root, len });
+    for _ in 0..3 {
+        for offset in [5 * CHUNK as u64, 0] {
+            assert_eq!(wait(image.read_at(offset, 100)).unwrap_err().kind(), Kind::Corrupt);
+        }
+    }
+    let all = stream_in_order(&image, 0..len, &Cancel::default(), &mut |_| Ok(()));
+    assert_eq!(all.unwrap_err().kind(), Kind::Corrupt);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::fixture::{Bench, CHUNK, image, noise};
 use afterimage::error::{Error, Kind, Result};
 use afterimage::format::record::Record;
 use afterimage::image::Image;
+use afterimage::image::bulk::{Sink, stream};
 use afterimage::progress::{Cancel, Progress};
 use afterimage::restore::target::journal::{Begun, Journal};
 use afterimage::restore::target::progress::Bound;
@@ -253,6 +254,38 @@ fn r8_a_restore_that_was_cancelled_keeps_what_it_did() {
     drop((opened, journal));
     let _done = scene.restore(Options { verify: true, ..PLAIN }).unwrap();
     scene.is_restored();
+}
+
+/// Cancels when it gets its first bytes, and counts what it gets.
+struct Cancelling {
+    cancel: Cancel,
+    given: AtomicU64,
+}
+
+impl Sink for Cancelling {
+    fn data(&self, _offset: u64, bytes: &[u8]) -> Result<()> {
+        self.cancel.stop();
+        let _before = self.given.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn zeros(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn r8_who_cancels_is_heard_after_what_is_under_way_however_much_is_planned() {
+    // Each chunk is a step of its own, and so many are put in order together.
+    let (bench, _) = Bench::in_memory_cut_at(1 << 20);
+    let len = 64 << 20;
+    let record = bench.backup("disk", Fake::of(noise(3, len))).unwrap();
+    let image = image(&bench.engine().unwrap(), &record);
+    let sink = Cancelling { cancel: Cancel::default(), given: AtomicU64::new(0) };
+    let ended = stream(&image, 0..len as u64, &sink.cancel, &sink);
+    assert_eq!(ended.unwrap_err().kind(), Kind::Interrupted);
+    let given = sink.given.into_inner();
+    assert!(given > 0 && given < len as u64 / 2, "{given} of {len}");
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub(super) struct Line<T> {
     room: usize,
     state: Mutex<State<T>>,
-    changed: Condvar,
+    /// There is room, for the one who puts steps in line.
+    emptier: Condvar,
+    /// There may be a step to take, for one of those who open them.
+    fuller: Condvar,
 }
 
 struct State<T> {
@@ -33,18 +36,18 @@ impl<T> Line<T> {
     /// An empty one with room for so many steps.
     pub(super) fn new(room: usize) -> Line<T> {
         let state = State { waiting: VecDeque::new(), busy: HashSet::new(), ended: false, stopped: false };
-        Line { room, state: Mutex::new(state), changed: Condvar::new() }
+        Line { room, state: Mutex::new(state), emptier: Condvar::new(), fuller: Condvar::new() }
     }
 
     /// Puts a step in line, once there is room; false when nobody will take it.
     pub(super) fn put(&self, stream: Option<u64>, step: T) -> bool {
         let mut state = self.state();
         while state.waiting.len() >= self.room && !state.stopped {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.emptier.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if !state.stopped {
             state.waiting.push_back((stream, step));
-            self.changed.notify_all();
+            self.fuller.notify_one();
         }
         !state.stopped
     }
@@ -52,13 +55,14 @@ impl<T> Line<T> {
     /// No more steps come.
     pub(super) fn end(&self) {
         self.state().ended = true;
-        self.changed.notify_all();
+        self.fuller.notify_all();
     }
 
     /// Nothing more is taken.
     pub(super) fn stop(&self) {
         self.state().stopped = true;
-        self.changed.notify_all();
+        self.emptier.notify_all();
+        self.fuller.notify_all();
     }
 
     /// The next step that can be opened; nothing when there will be none.
@@ -69,10 +73,13 @@ impl<T> Line<T> {
                 return None;
             }
             if let Some((stream, step)) = state.next() {
-                self.changed.notify_all();
+                self.emptier.notify_one();
+                if state.ended && state.waiting.is_empty() {
+                    self.fuller.notify_all(); // nobody need wait for more
+                }
                 return Some((step, Hold { line: self, stream: Cell::new(stream) }));
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.fuller.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -97,7 +104,7 @@ impl<T> Hold<'_, T> {
     pub(super) fn free(&self) {
         if let Some(stream) = self.stream.take() {
             let _was_in = self.line.state().busy.remove(&stream);
-            self.line.changed.notify_all();
+            self.line.fuller.notify_one();
         }
     }
 }
@@ -133,6 +140,21 @@ mod tests {
         drop(others);
         assert_eq!(line.take().unwrap().0, 'e');
         assert!(line.take().is_none());
+    }
+
+    #[test]
+    fn who_waits_for_a_stream_hears_that_the_last_step_is_taken() {
+        for _ in 0..200 {
+            let line = Line::new(2);
+            assert!(line.put(Some(1), 'a') && line.put(Some(1), 'b'));
+            line.end();
+            let took = std::thread::scope(|scope| {
+                let takers: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| std::iter::from_fn(|| line.take()).count())).collect();
+                takers.into_iter().map(|taker| taker.join().unwrap()).sum::<usize>()
+            });
+            assert_eq!(took, 2);
+        }
     }
 
     #[test]

@@ -22,7 +22,9 @@ use line::{Hold, Line, Taker};
 use plan::{Arranged, plan};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
 
 /// A group holds up to so many plain bytes (or one chunk).
 pub(super) const GROUP_LEN: u64 = 1 << 20;
@@ -108,18 +110,17 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
     let openers = openers(image);
     let room = if matches!(image.whence, Whence::Map(_)) { openers * 2 } else { RUNS_AHEAD };
     let line: Line<Step> = Line::new(room);
+    let open = || {
+        let (_taker, mut buffer) = (Taker(&line), Vec::new());
+        while let Some((step, hold)) = line.take() {
+            stream_step(image, &step, &hold, &mut buffer, sink)?;
+        }
+        Ok(())
+    };
     std::thread::scope(|scope| {
-        let opened: Vec<_> = (0..openers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let (_taker, mut buffer) = (Taker(&line), Vec::new());
-                    while let Some((step, hold)) = line.take() {
-                        stream_step(image, &step, &hold, &mut buffer, sink)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
+        // However this ends, nobody waits in line for what does not come.
+        let _end = Taker(&line);
+        let opened = start(scope, openers, open)?;
         // A sink that looks at what it has does so best in the order of the image: that is how it lies there.
         let arranged = if sink.asks() { Arranged::AsInImage } else { Arranged::AsInStore };
         let planned = plan(image, range, arranged, cancel, &mut |step| match step {
@@ -131,6 +132,23 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
         opened.collect::<Result<()>>()?;
         planned
     })
+}
+
+/// Starts so many threads, or as many as the system lets us have: one will do.
+fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    count: usize,
+    work: impl FnOnce() -> T + Clone + Send + 'scope,
+) -> Result<Vec<ScopedJoinHandle<'scope, T>>> {
+    let mut threads = Vec::with_capacity(count);
+    for _ in 0..count {
+        match std::thread::Builder::new().spawn_scoped(scope, work.clone()) {
+            Ok(thread) => threads.push(thread),
+            Err(_) if !threads.is_empty() => break,
+            Err(error) => return Err(error).context(|| "start a thread that opens chunks"),
+        }
+    }
+    Ok(threads)
 }
 
 /// Opens what the sink does not have of a step, and hands it over.
@@ -255,18 +273,19 @@ pub fn stream_in_order(
         let line = &line;
         let planner = scope.spawn(move || {
             let mut number = 0;
-            let planned = plan(image, range, Arranged::AsInImage, cancel, &mut |step| {
+            let mut emit = |step: Step| {
                 let Ok(buffer) = buffers_out.recv() else { return Ok(false) };
                 number += 1;
                 Ok(line.put(step.stream(), (number - 1, step, buffer)))
-            });
+            };
+            let work = AssertUnwindSafe(|| plan(image, range, Arranged::AsInImage, cancel, &mut emit));
+            let planned = catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
             line.end();
             planned
         });
-        for _ in 0..openers {
-            let done = done_in.clone();
-            let _thread = scope.spawn(move || open_steps(image, line, &done));
-        }
+        let _end = Taker(line);
+        let done = done_in.clone();
+        let _threads = start(scope, openers, move || open_steps(image, line, &done))?;
         drop(done_in);
         let taken = put_in_order(&done_out, &buffers_in, take);
         drop((done_out, buffers_in));
@@ -289,14 +308,14 @@ pub enum Ordered<'a> {
 fn open_steps(image: &Image, line: &Line<Planned>, done: &Sender<Opened>) {
     let _taker = Taker(line);
     while let Some(((number, step, mut buffer), hold)) = line.take() {
-        let work = std::panic::AssertUnwindSafe(|| match (&step, &image.whence) {
+        let work = AssertUnwindSafe(|| match (&step, &image.whence) {
             (Step::Group(group), Whence::Map(_)) => open_group(image.engine(), group, &mut buffer),
             (Step::Run(range, _), Whence::Origin(origin)) => {
                 fill(&**origin, range, &mut buffer, &|| hold.free())
             }
             _ => Ok(()),
         });
-        let opened = std::panic::catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
+        let opened = catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
         if done.send((number, opened.map(|()| (step, buffer)))).is_err() {
             return;
         }
@@ -399,8 +418,12 @@ fn open_one(engine: &Arc<Engine>, piece: &Piece, here: &Range<u64>, into: &mut [
     let Some(child) = piece.child else { return Ok(()) };
     let repository = engine.repository()?;
     let chunk = engine.runtime().block_on(repository.chunk(SealKind::Data, child.id, child.place));
-    let chunk = chunk.context(|| format!("read bytes {} to {}", here.start, here.end))?;
-    copy_part(&chunk, piece, here, into)
+    let opened = chunk.and_then(|chunk| copy_part(&chunk, piece, here, into));
+    opened.context(|| {
+        let place = child.place;
+        let what = format!("chunk {} at byte {} of pack {}", child.id, place.offset, place.pack);
+        format!("read bytes {} to {} ({what})", here.start, here.end)
+    })
 }
 
 /// What is wanted of a chunk.
