@@ -171,7 +171,8 @@ impl Tree for Mounted {
     }
 
     fn xattr(&self, node: &Node, name: &OsStr) -> Answer<Bytes> {
-        let none = || Answer::fail(MountKind::NoAttribute, "no extended attributes here");
+        let kind = if takes_none_like(node, name) { MountKind::Unsupported } else { MountKind::NoAttribute };
+        let none = || Answer::fail(kind, "no extended attributes here");
         self.inside(node).map_or_else(none, |here| here.xattr(name))
     }
 
@@ -179,6 +180,19 @@ impl Tree for Mounted {
         self.look().then(|look| {
             Answer::now(Space { bytes: look.contents.allocated, files: look.contents.ids().len() as u64 })
         })
+    }
+}
+
+/// Whether there can be no attribute like this one at the node or below it. Who hears so, as `ls` of labels, asks for none on this whole file
+/// system any more: for a listing of thousands of backups that is thousands of questions less. So nothing says it that a tree's files are
+/// listed with; and never of access lists, which the kernel asks for itself and lets nobody in where there can be none.
+fn takes_none_like(node: &Node, name: &OsStr) -> bool {
+    let is_list = name.as_encoded_bytes().starts_with(b"system.posix_acl_");
+    match node {
+        Node::Backup(shown) | Node::Record(shown) | Node::Image(shown, _) => {
+            !is_list && shown.tree_numbers.is_empty()
+        }
+        _ => false,
     }
 }
 
