@@ -110,7 +110,11 @@ pub fn run(
     let repository = engine.repository()?;
     let time = job.time.unwrap_or_else(clock::now_in_seconds);
     let parent = runtime.block_on(find_parent(engine, &job))?;
-    let known = Arc::new(runtime.block_on(repository.known()).context(|| "read what the repository has")?);
+    let known = match job.copy_of.is_some() {
+        true => runtime.block_on(repository.known_for_a_copy()),
+        false => runtime.block_on(repository.known()),
+    };
+    let known = Arc::new(known.context(|| "read what the repository has")?);
     let uploads = (job.memory / 4 / u64::from(limits::PACK_LEN_GOAL)).clamp(1, 4);
     let mut writer = Writer::new(repository, &known, runtime, usize::try_from(uploads).unwrap_or(1))?;
     if job.copy_of.is_some() {

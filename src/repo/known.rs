@@ -6,7 +6,7 @@
 use super::damaged::Damaged;
 use super::segments::{Overlay, Row as SegmentRow, Segments};
 use super::{Repository, names};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::index::{PackRows, parse_part, parse_supersedes};
 use crate::format::pack::tile;
 use crate::format::{ChunkId, ObjectId, PackId, Place, ids::SealKind};
@@ -22,6 +22,8 @@ pub struct Known {
     segments: Arc<Segments>,
     overlay: Overlay,
     damaged: Damaged,
+    /// Whether a pack is gone that an index speaks of.
+    has_lost: bool,
     /// Every pack that the store listed, with its length, sorted.
     packs: Vec<(PackId, u64)>,
 }
@@ -42,9 +44,9 @@ impl Known {
         at.is_ok_and(|at| place.end() < self.packs[at].1) && !self.damaged.has(place.pack, id)
     }
 
-    /// Whether no check has found any damage.
+    /// Whether no check has found any damage, and no pack is gone.
     pub fn is_spotless(&self) -> bool {
-        self.damaged.is_empty()
+        self.damaged.is_empty() && !self.has_lost
     }
 
     /// Notes a chunk that this run stores; the place where another thread already put it, if one did.
@@ -124,6 +126,15 @@ impl Repository {
 
     /// What a writer has to know, from the index objects and from packs that no index speaks of: those an interrupted run has left.
     pub async fn known(&self) -> Result<Known> {
+        self.known_if(false).await
+    }
+
+    /// The same for a copy, which lists nothing that was not read back: of what was left behind, only what is as it was sent is reused.
+    pub async fn known_for_a_copy(&self) -> Result<Known> {
+        self.known_if(true).await
+    }
+
+    async fn known_if(&self, reads_back: bool) -> Result<Known> {
         let damaged = self.damaged().await?;
         let segments = Arc::new(Segments::open(self.cache.join("index")));
         let live = self.take_up_index(&segments).await?;
@@ -137,28 +148,40 @@ impl Repository {
         if let Err(error) = segments.retain(&live) {
             tracing::warn!("{error}");
         }
-        self.take_up_orphans(&segments, &packs).await?;
+        self.take_up_orphans(&segments, &packs, reads_back).await?;
+        let is_gone = |pack: &[u8; 16]| packs.binary_search_by_key(&PackId(*pack), |(id, _)| *id).is_err();
+        let has_lost = segments.packs().iter().any(is_gone);
         let overlay = Overlay::new(self.cache.join("index"));
-        Ok(Known { segments, overlay, damaged, packs })
+        Ok(Known { segments, overlay, damaged, has_lost, packs })
     }
 
     /// The table of a pack that its writer did not live to name in an index; it may not even have lived to see it durable.
-    async fn read_orphan(&self, pack: PackId, len: u64) -> Result<PackRows> {
+    async fn read_orphan(&self, pack: PackId, len: u64, reads_back: bool) -> Result<PackRows> {
         let table = self.read_pack_table(pack, len).await?;
+        if reads_back && !self.is_as_it_was_sent(pack, len).await? {
+            let words =
+                format!("read {} that was left behind: it did not arrive as it was sent", names::pack(pack)?);
+            return Err(Error::new(Kind::Corrupt, words));
+        }
         self.store.settle(&names::pack(pack)?).await?;
         Ok(table)
     }
 
     /// Packs that no index speaks of are what an interrupted run has left, or what another one has under way. They get an index,
     /// so that what they hold is reused here and found everywhere.
-    async fn take_up_orphans(&self, segments: &Segments, packs: &[(PackId, u64)]) -> Result<()> {
+    async fn take_up_orphans(
+        &self,
+        segments: &Segments,
+        packs: &[(PackId, u64)],
+        reads_back: bool,
+    ) -> Result<()> {
         let indexed = segments.packs();
         let orphans: Vec<_> =
             packs.iter().filter(|(pack, _)| indexed.binary_search(&pack.0).is_err()).collect();
         for some in orphans.chunks(ORPHANS_AT_ONCE) {
             let mut tables = Vec::new();
             for (pack, len) in some {
-                match self.read_orphan(*pack, *len).await {
+                match self.read_orphan(*pack, *len, reads_back).await {
                     Ok(table) => tables.push(table),
                     Err(error) => tracing::warn!("{error}; nothing in it is reused"),
                 }

@@ -3,11 +3,12 @@
 //! A [`PackWriter`] belongs to one plain thread; full packs travel as tasks, a bounded number of them, while the next one fills. Their bytes are kept
 //! in the pieces in which they were sealed and never copied together.
 
+use super::damaged::DamagedChunk;
 use super::objects::random_id;
 use super::{Repository, names, once_more};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::index::PackRows;
-use crate::format::pack::{self, HEADER_LEN, Row, TRAILER_LEN, Trailer};
+use crate::format::pack::{self, CHECKSUM_LEN, HEADER_LEN, Row, TRAILER_LEN, Trailer};
 use crate::format::{Corrupt, PackId, Place, RepositoryId, limits};
 use crate::seal::{Seal, Sealed, Under, open};
 use crate::store::{Body, Name};
@@ -142,7 +143,7 @@ impl PackWriter {
         self.uploads.push_back(self.runtime.spawn(async move {
             repository.store.put(&name, body).await.context(|| format!("write {name}"))?;
             if reads_back {
-                repository.read_back(&name, done.pack_len, checksum).await?;
+                repository.read_back(done.pack, done.pack_len, checksum).await?;
             }
             Ok(done)
         }));
@@ -202,8 +203,33 @@ impl OpenPack {
 }
 
 impl Repository {
-    /// Reads a pack that was just written, and holds it to the checksum that it was sent with. One that arrived otherwise goes.
-    async fn read_back(&self, name: &Name, len: u64, checksum: [u8; 16]) -> Result<()> {
+    /// Reads a pack that was just written, and holds it to the checksum that it was sent with. One that arrived otherwise goes; where nothing may
+    /// be deleted, it is noted, so that nobody takes it for one that was left behind.
+    async fn read_back(&self, pack: PackId, len: u64, checksum: [u8; 16]) -> Result<()> {
+        let name = names::pack(pack)?;
+        if self.has_checksum(&name, len, checksum).await? {
+            return Ok(());
+        }
+        if let Err(error) = self.store.delete(&name).await {
+            tracing::warn!("remove what did not arrive as it was sent: {error}");
+            if let Err(error) = self.note_damaged(&[DamagedChunk { pack, chunk: None }]).await {
+                tracing::warn!("note that {name} did not arrive as it was sent: {error}");
+            }
+        }
+        Err(Error::new(Kind::Corrupt, format!("read {name} back: it did not arrive as it was sent")))
+    }
+
+    /// Whether a pack that was left behind is as it was sent: all of it is read.
+    pub(super) async fn is_as_it_was_sent(&self, pack: PackId, len: u64) -> Result<bool> {
+        let name = names::pack(pack)?;
+        let end = self.store.get(&name, len.saturating_sub(CHECKSUM_LEN as u64)..len).await?;
+        match <[u8; CHECKSUM_LEN]>::try_from(&end[..]) {
+            Ok(checksum) => self.has_checksum(&name, len, checksum).await,
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn has_checksum(&self, name: &Name, len: u64, checksum: [u8; 16]) -> Result<bool> {
         let mut there = Xxh3Default::new();
         let end = len.saturating_sub(checksum.len() as u64);
         let mut at = 0;
@@ -212,13 +238,7 @@ impl Repository {
             there.update(&self.store.get(name, at..next).await.context(|| format!("read {name} back"))?);
             at = next;
         }
-        if there.digest128().to_le_bytes() == checksum {
-            return Ok(());
-        }
-        if let Err(error) = self.store.delete(name).await {
-            tracing::warn!("remove what did not arrive as it was sent: {error}");
-        }
-        Err(Error::new(Kind::Corrupt, format!("read {name} back: it did not arrive as it was sent")))
+        Ok(there.digest128().to_le_bytes() == checksum)
     }
 
     /// The table of a pack, held to the pack's length, header and trailer.

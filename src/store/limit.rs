@@ -5,7 +5,7 @@
 use super::gate::Gate;
 use super::retry::ComeBack;
 use super::{AnyStore, Body, Fut, Listed, Name, Stat, Store};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
@@ -44,7 +44,8 @@ impl Limit {
         let result = call.await;
         match &result {
             Ok(_) => turn.went_well(len),
-            Err(error) if error.kind() == Kind::Busy => turn.was_turned_away(),
+            // Too much at once is not always said so: what does not come in time, or breaks off, may be that as well.
+            Err(error) if error.kind().may_pass() => turn.was_turned_away(),
             Err(_) => {}
         }
         if let Some(come_back) = result.as_ref().err().and_then(ComeBack::asked_for) {
@@ -143,5 +144,30 @@ impl Store for Limit {
 
     fn delete<'a>(&'a self, name: &'a Name) -> Fut<'a, ()> {
         Box::pin(self.within(0, self.inner.delete(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::store::fault::{Fault, Harm, When};
+    use crate::store::{MemStore, Verb};
+    use std::sync::Arc;
+
+    #[tokio::test(start_paused = true)]
+    async fn b9_a_store_that_is_asked_too_much_is_asked_less_whether_it_says_so_or_not() {
+        for (harm, allowed) in [
+            (Harm::Throttled(Duration::from_secs(1)), 8),
+            (Harm::Fails(Kind::Unreachable), 8),
+            (Harm::Fails(Kind::Denied), 16),
+        ] {
+            let fault = Arc::new(Fault::new(Arc::new(MemStore::new()), 1));
+            let limit = Limit::learning(fault.clone(), 16, 64);
+            fault.plan(Verb::Get, When::Nth(1), harm);
+            let name = Name::parse("packs/a").unwrap();
+            assert!(limit.get(&name, 0..7).await.is_err());
+            assert_eq!(limit.calls.allowed(), allowed);
+        }
     }
 }

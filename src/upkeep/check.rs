@@ -384,18 +384,21 @@ impl Check<'_> {
     }
 
     /// Why a chunk can't be had from anywhere.
-    pub(super) fn is_lost(&self, child: &Child) -> Option<Error> {
+    pub(super) fn is_lost(&mut self, child: &Child) -> Option<Error> {
         if !self.places(child.id).is_empty() {
             return None;
         }
-        let at_its_place = self.findings.chunks.get(&(child.place.pack, child.id));
-        let in_its_pack = self.findings.packs.get(&child.place.pack);
-        let not_there = || {
-            let listed = self.packs.binary_search_by_key(&child.place.pack, |(id, _)| *id).is_ok();
-            let words = if listed { "no pack has this chunk" } else { "the pack is missing" };
-            Error::new(Kind::Missing, words)
-        };
-        Some(at_its_place.or(in_its_pack).cloned().unwrap_or_else(not_there))
+        let pack = child.place.pack;
+        if let Some(known) = self.findings.chunks.get(&(pack, child.id)).or(self.findings.packs.get(&pack)) {
+            return Some(known.clone());
+        }
+        if self.packs.binary_search_by_key(&pack, |(id, _)| *id).is_ok() {
+            return Some(Error::new(Kind::Missing, "no pack has this chunk"));
+        }
+        // Noted like one that can't be used: backups that say "as before" must not rely on it.
+        let error = Error::new(Kind::Missing, "the pack is missing");
+        let _none = self.findings.packs.insert(pack, error.clone());
+        Some(error)
     }
 
     fn blame(

@@ -82,7 +82,7 @@ impl Check<'_> {
         Ok(right)
     }
 
-    fn load(&self, child: &Child, wanted: Wanted<'_>) -> Result<TreeNode> {
+    fn load(&mut self, child: &Child, wanted: Wanted<'_>) -> Result<TreeNode> {
         if let Some(error) = self.is_lost(child) {
             return Err(error);
         }

@@ -170,6 +170,58 @@ fn what_does_not_arrive_as_it_was_sent_is_not_listed() {
 }
 
 #[test]
+fn what_was_not_seen_to_arrive_is_never_taken_for_what_was_left_behind() {
+    let from = Sandbox::with_repo();
+    let source = file(&from, "disk", &mixed(5, 2 * MIB));
+    let original = from.backup("web01", &[&source]);
+    // Read back, found wrong, and not to be deleted; or not even read back.
+    for reads_back in [true, false] {
+        let cloud = Cloud::start();
+        let site = Site::new(&Language::S3.place("second"), &cloud.s3_env(), &[]);
+        cloud.refuse_deletes();
+        cloud.plan("PUT", "/packs/", 1..2, Harm::Spoil);
+        if !reads_back {
+            cloud.plan("GET", "/packs/", 1..u64::MAX, Harm::Status(403, None));
+        }
+        let mut command = from.command(&["sync", &site.place]);
+        let _ = command.envs(site.env.iter().map(|(name, value)| (name, value)));
+        let output = crate::common::run(command, Duration::from_secs(60));
+        assert!(!output.status.success(), "{output}");
+        assert_eq!(site.there.list().len(), 0);
+        cloud.behave();
+        assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
+        assert!(site.there.cat(original.id()) == std::fs::read(&source).expect("read the source"));
+    }
+}
+
+#[test]
+fn what_the_second_site_has_lost_since_is_sent_again() {
+    let from = Sandbox::with_repo();
+    // What is unchanged is a whole node of the map, and what changes lies below another one.
+    let disk = file(&from, "disk", &[mixed(15, 32 * MIB), vec![0; 32 << 20]].concat());
+    let share = made_share(&from, "share");
+    let backup = || [from.backup("web01", &[&disk]), from.backup("team", &[&share])];
+    let _earlier = backup();
+    let cloud = Cloud::start();
+    let site = Site::new(&Language::S3.place("second"), &cloud.s3_env(), &[]);
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 2);
+    cloud.lose_largest("/packs/");
+    overwrite(&disk, 40 * MIB, b"changed since");
+    std::fs::write(Path::new(&share).join("new"), b"new").expect("write");
+    let newest = backup();
+    assert_eq!(count(&site.sync(&from, &[]), "copied"), 2);
+    let report = site.there.run(&["--json", "check", "--read-data"]).expect_code(3).json();
+    let hurt: Vec<&str> = report["damaged"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["backup"].as_str())
+        .collect();
+    assert!(newest.iter().all(|record| !hurt.contains(&record.id())), "{report}");
+    assert!(site.there.cat(newest[0].id()) == std::fs::read(&disk).expect("read the source"));
+}
+
+#[test]
 fn a_damaged_backup_is_named_and_the_others_are_copied() {
     let from = Sandbox::with_repo();
     let good = file(&from, "good", &mixed(6, MIB));

@@ -1,6 +1,6 @@
 //! Bad luck with a service, as the whole command meets it.
 
-use crate::cloud::{Cloud, Harm};
+use crate::cloud::{Cloud, Harm, ROLE};
 use crate::common::images::{MIB, file, mixed};
 use crate::common::{Output, Sandbox};
 use crate::{BOTH, Language, house};
@@ -42,6 +42,27 @@ fn b1_a_backup_and_a_restore_survive_a_service_that_stumbles() {
         assert!(cloud.hits() >= 4, "{}", cloud.hits());
         sand.assert_sound();
     }
+}
+
+#[test]
+fn a_machines_role_is_asked_for_credentials_whatever_is_read_and_may_stumble() {
+    let cloud = Cloud::start();
+    let sand = Sandbox::of_service(&Language::S3.place("backups"), &cloud.role_env());
+    let _made = sand.done(&["init"]);
+    let bytes = mixed(5, 2 * MIB);
+    let source = file(&sand, "disk", &bytes);
+    let _ = sand.backup("web01", &[&source]);
+    assert!(cloud.take_log().iter().filter(|line| line.contains(ROLE)).count() > 3);
+    // Packs' tables and short chunks are shorter than what the role says.
+    sand.assert_sound();
+    cloud.plan("GET", ROLE, 3..4, Harm::Status(503, None));
+    cloud.plan("GET", ROLE, 6..7, Harm::Reset);
+    assert!(sand.other_host().cat("web01") == bytes);
+    assert_eq!(cloud.hits(), 2);
+    cloud.plan("GET", ROLE, ALWAYS, Harm::Status(403, None));
+    let output = sand.run(&["list"]);
+    assert!(output.stderr.contains("no credentials were found"), "{output}");
+    keeps_secrets(&output);
 }
 
 #[test]

@@ -9,9 +9,13 @@ use futures_core::Stream;
 use opendal::{Lister, Operator, options};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How many names an answer to `list` holds at most; services give them in pages of a thousand or more.
 pub(super) const NAMES_MAX: usize = 10_000;
+/// What came in this time is an answer, too: with a service that is slow, a whole one would not come before the call has to end.
+const LISTING_TIME: Duration = Duration::from_secs(20);
 
 impl Remote {
     /// Refuses a place where anything lies but folders that are called as in `ours`.
@@ -41,6 +45,16 @@ impl Remote {
     }
 
     pub(super) async fn page(&self, under: &str, after: Option<&Name>) -> Result<Vec<Listed>> {
+        self.page_within(under, after, LISTING_TIME).await
+    }
+
+    /// The names that come within `time`, and some at least.
+    pub(super) async fn page_within(
+        &self,
+        under: &str,
+        after: Option<&Name>,
+        time: Duration,
+    ) -> Result<Vec<Listed>> {
         let after = after.filter(|after| after.as_str() > under);
         if after.is_some_and(|after| self.ends_with(under, after)) {
             return Ok(Vec::new());
@@ -53,7 +67,8 @@ impl Remote {
             let of_page = Page { place: &self.place, under, naming };
             async move {
                 let folder = of_page.place.key(of_page.under);
-                of_page.gather(operator.lister_options(&folder, options).await?, &call).await
+                let until = Instant::now() + time;
+                of_page.gather(operator.lister_options(&folder, options).await?, &call, until).await
             }
         };
         let wants = Wants { ends_with_a_page: self.place.scheme == Scheme::Swift, ..Wants::default() };
@@ -82,14 +97,15 @@ pub(super) struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Names of ours, as many as fit in an answer, and whether these are the last ones. What else lies there is passed over.
+    /// Names of ours, as many as fit in an answer or come until then, and whether these are the last ones. What else lies there is passed over.
     pub(super) async fn gather(
         &self,
         mut lister: Lister,
         call: &Call,
+        until: Instant,
     ) -> opendal::Result<(Vec<Listed>, bool)> {
         let mut listed = Vec::new();
-        while listed.len() < NAMES_MAX {
+        while listed.len() < NAMES_MAX && (listed.is_empty() || Instant::now() < until) {
             let Some(entry) = next(&mut lister).await else { return Ok((listed, true)) };
             let (key, metadata) = entry?.into_parts();
             let _before = call.names.fetch_add(1, Relaxed);

@@ -108,6 +108,7 @@ impl Login {
     }
 
     async fn send(&self, url: &str, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+        let url = without_password(url);
         let answer = request.timeout(LOGIN_TIME).send().await.map_err(|cause| {
             Error::new(Kind::Unreachable, format!("log in at {url}")).caused_by(Cause::of(&cause))
         })?;
@@ -125,6 +126,18 @@ impl Login {
             _ => Err(failed(Kind::Unsupported, "it answered otherwise than expected")
                 .hint("is OS_AUTH_URL or ST_AUTH right?")),
         }
+    }
+}
+
+/// An address as people may see it: who logs in at a proxy before it stays untold.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.find('@')) {
+        (Some((scheme, rest)), Some(_)) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        _ => url.to_owned(),
     }
 }
 
@@ -215,4 +228,22 @@ pub(super) fn own_session(headers: &reqwest::header::HeaderMap) -> Result<Sessio
 fn text<'a>(headers: &'a reqwest::header::HeaderMap, name: &'static str) -> Result<&'a str> {
     let value = headers.get(HeaderName::from_static(name)).and_then(|value| value.to_str().ok());
     value.ok_or_else(|| Error::new(Kind::Unsupported, format!("log in: the answer has no {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p12_whoever_logs_in_before_the_service_is_not_told() {
+        for (url, shown) in [
+            ("https://me:sesame@keystone:5000/v3", "https://keystone:5000/v3"),
+            ("https://me@sesame@keystone", "https://keystone"),
+            ("https://keystone/v3/a@b", "https://keystone/v3/a@b"),
+            ("http://me:sesame@[::1]:80?a@b", "http://[::1]:80?a@b"),
+            ("keystone", "keystone"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
 }

@@ -36,7 +36,7 @@ use login::{Held, Login};
 use opendal::{HttpTransporter, Metadata, Operator, options};
 use place::{Place, Scheme};
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use wire::{Call, Wants};
@@ -56,6 +56,8 @@ pub(super) struct Remote {
     naming: Naming,
     /// Whether the service can create and never replace.
     creates_only: AtomicBool,
+    /// Whether the service has ever answered a request, which it only does to one that could be signed.
+    was_signed: AtomicBool,
     /// The folder that was listed last to its end, and the name that it ended with: services need no question more for that.
     end: Mutex<Option<(String, Name)>>,
 }
@@ -105,7 +107,8 @@ impl Remote {
         };
         let (naming, creates_only) = (Name::parse as Naming, AtomicBool::new(true));
         let transport = wire::transport(client);
-        Ok(Remote { place, transport, door, naming, creates_only, end: Mutex::new(None) })
+        let was_signed = AtomicBool::new(false);
+        Ok(Remote { place, transport, door, naming, creates_only, was_signed, end: Mutex::new(None) })
     }
 
     /// The same, filled by somebody else with names of their own. It is for reading: wrap it in `store::ReadOnly`.
@@ -141,17 +144,24 @@ impl Remote {
             let is_good = way.session.as_deref().is_some_and(|session| !had_ended(session));
             let call = Arc::new(Call::new(wants));
             let cause = match ask(call.through(way.operator, &self.transport), Arc::clone(&call)).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.was_signed.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Err(cause) => cause,
             };
             let status = call.seen().status;
+            if status != 0 {
+                self.was_signed.store(true, Ordering::Relaxed);
+            }
             if let (Door::Swift(login), Some(session), 401) = (&self.door, &way.session, status)
                 && (is_good && had_ended(session) || std::mem::take(&mut again))
                 && login.refused(session).await
             {
                 continue;
             }
-            return Err(Failed { status, error: failure(doing, &call, &cause) });
+            let was_signed = self.was_signed.load(Ordering::Relaxed);
+            return Err(Failed { status, error: failure(doing, &call, was_signed, &cause) });
         }
     }
 

@@ -289,6 +289,40 @@ async fn b10_without_the_right_to_delete_nothing_is_deleted_and_all_else_works()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn b4_who_is_sent_elsewhere_does_not_go_there() {
+    // A gateway before a service sends whoever it does not know to a page where people log in.
+    for scheme in BOTH {
+        for status in [301, 302, 303, 307, 308] {
+            let house = House::of(scheme);
+            let (there, _) = house.put("packs/a", 10).await;
+            house.cloud.put("login", b"<html>who are you?</html>".to_vec());
+            house.cloud.plan("*", "some/prefix", ALWAYS, Harm::Elsewhere(status, "login"));
+            let put = house.bare.put(&name("packs/b"), vec![1].into()).await;
+            let error = put.expect_err("nothing was stored");
+            keeps_secrets(&error);
+            assert!(house.bare.stat(&there).await.is_err() && house.bare.settle(&there).await.is_err());
+            assert!(house.bare.get_whole(&there, 100).await.is_err());
+            assert!(house.bare.get(&there, 0..5).await.is_err());
+            house.cloud.behave();
+            assert_eq!(kind(house.bare.stat(&name("packs/b")).await), Err(Kind::Missing));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_a_long_listing_in_a_while_is_an_answer() {
+    let house = House::of(Scheme::S3);
+    for number in 0..9 {
+        let _object = house.put(&format!("packs/{number}"), 1).await;
+    }
+    house.cloud.page_len(2);
+    let part = house.bare.page_within("packs/", None, Duration::ZERO).await.unwrap();
+    assert!((1..9).contains(&part.len()), "{}", part.len());
+    let rest = house.bare.page("packs/", Some(&part[part.len() - 1].name)).await.unwrap();
+    assert_eq!(part.len() + rest.len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_is_not_there_is_named_and_one_that_comes_back_is_used_again() {
     for scheme in BOTH {
         let house = House::of(scheme);

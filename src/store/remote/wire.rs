@@ -12,6 +12,7 @@ use futures_core::Stream;
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -40,7 +41,9 @@ pub(super) fn client(certificates: Option<&Path>) -> Result<reqwest::Client> {
         .connect_timeout(CONNECT_TIME)
         .pool_idle_timeout(IDLE_TIME)
         .user_agent(concat!("afterimage/", env!("CARGO_PKG_VERSION")))
-        .referer(false);
+        .referer(false)
+        // One that is followed can turn a put into a get, and its answer into "it is stored"; and it would carry the token elsewhere.
+        .redirect(reqwest::redirect::Policy::none());
     if let Some(path) = certificates {
         builder = builder.tls_certs_merge(authorities(path)?);
     }
@@ -131,6 +134,12 @@ struct Wire {
 
 impl HttpTransport for Wire {
     async fn fetch(&self, mut request: http::Request<Buffer>) -> opendal::Result<Answer> {
+        // Who signs asks for credentials on the same way: that is no part of this call.
+        if request.extensions().get::<opendal::raw::Operation>().is_none() {
+            let answer = in_time(self.transport.fetch(request)).await?;
+            let (head, body) = answer.into_parts();
+            return Ok(Answer::from_parts(head, body.map_inner(|inner| bounded(inner, WORDS_LEN_MAX))));
+        }
         if self.call.is_behind_the_end() {
             return Ok(end_of_names());
         }
@@ -143,7 +152,7 @@ impl HttpTransport for Wire {
         let fetch = self.transport.fetch(request);
         let answer = match is_upload {
             true => fetch.await?,
-            false => tokio::time::timeout(SILENCE_MAX, fetch).await.map_err(|_| silence())??,
+            false => in_time(fetch).await?,
         };
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
@@ -161,10 +170,7 @@ impl HttpTransport for Wire {
         self.call.note(seen);
         match odd {
             Some(words) => Err(opendal::Error::new(opendal::ErrorKind::Unexpected, words)),
-            None => {
-                let bounded = |inner| -> Stretch { Box::new(Bounded::new(inner, len_max)) };
-                Ok(Answer::from_parts(head, body.map_inner(bounded)))
-            }
+            None => Ok(Answer::from_parts(head, body.map_inner(|inner| bounded(inner, len_max)))),
         }
     }
 }
@@ -263,6 +269,15 @@ type Stretch = Box<dyn Stream<Item = opendal::Result<Buffer>> + Send + Sync + Un
 fn silence() -> opendal::Error {
     let words = format!("nothing came for {} s", SILENCE_MAX.as_secs());
     opendal::Error::new(opendal::ErrorKind::Unexpected, words)
+}
+
+/// An answer that begins before the silence is too long.
+async fn in_time(answer: impl Future<Output = opendal::Result<Answer>>) -> opendal::Result<Answer> {
+    tokio::time::timeout(SILENCE_MAX, answer).await.map_err(|_| silence())?
+}
+
+fn bounded(inner: Stretch, len_max: u64) -> Stretch {
+    Box::new(Bounded::new(inner, len_max))
 }
 
 /// A body that ends with an error when it goes on for longer than it may, or does not go on.

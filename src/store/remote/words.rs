@@ -46,9 +46,13 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-/// The error that a call ended with.
-pub(super) fn failure(doing: &Doing<'_>, call: &Call, cause: &opendal::Error) -> Error {
+/// The error that a call ended with. `was_signed`: earlier ones could be signed, so that whoever gives credentials is only away for now.
+pub(super) fn failure(doing: &Doing<'_>, call: &Call, was_signed: bool, cause: &opendal::Error) -> Error {
     let seen = call.seen();
+    if is_of_signing(cause) && was_signed {
+        return Error::new(Kind::Unreachable, format!("{doing}: its credentials could not be renewed"))
+            .caused_by(Cause::of(cause));
+    }
     if is_of_signing(cause) {
         return Error::new(
             Kind::Denied,

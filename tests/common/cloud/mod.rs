@@ -21,12 +21,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 pub(crate) const BUCKET: &str = "bucket";
+/// Where a machine's role gives credentials.
+pub(crate) const ROLE: &str = "/role";
 
 /// How an answer goes wrong.
 #[derive(Clone, Debug)]
 pub(crate) enum Harm {
     /// This status instead, with a wish for a pause in seconds.
     Status(u16, Option<u32>),
+    /// It is sent elsewhere: to the object of this key, with this status.
+    Elsewhere(u16, &'static str),
     /// The connection is reset before anything is done.
     Reset,
     /// All is done, and the connection is reset instead of an answer.
@@ -128,6 +132,16 @@ impl Cloud {
             ("AWS_ENDPOINT_URL", &self.url()),
             ("AWS_ACCESS_KEY_ID", "key"),
             ("AWS_SECRET_ACCESS_KEY", "sesame-s3"),
+            ("AWS_REGION", "here"),
+        ])
+    }
+
+    /// What a machine has that reaches its S3 by the role that it plays.
+    pub(crate) fn role_env(&self) -> Vec<(String, String)> {
+        pairs(&[
+            ("AWS_ENDPOINT_URL", &self.url()),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{}{ROLE}", self.url())),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
             ("AWS_REGION", "here"),
         ])
     }
@@ -235,6 +249,11 @@ impl Cloud {
             let mut answer = match harm {
                 Some(Harm::Status(status, pause)) => speech::refusal(status, pause),
                 Some(Harm::TooLate(_)) => speech::refusal(401, None),
+                Some(Harm::Elsewhere(status, key)) => {
+                    let before = request.path.split(BUCKET).next().unwrap_or_default();
+                    let there = format!("{}{before}{BUCKET}/{key}", self.url());
+                    speech::refusal(status, None).header("location", there)
+                }
                 _ => speech::answer(&mut self.state(), &request, harm.as_ref()),
             };
             if let Some(Harm::ReplyLost) = harm {

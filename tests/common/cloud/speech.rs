@@ -1,7 +1,7 @@
 //! What the three services answer.
 
 use super::http::{Answer, Request};
-use super::{BUCKET, Harm, Object, State};
+use super::{BUCKET, Harm, Object, ROLE, State};
 
 const ACCOUNT: &str = "/v1/AUTH_x/";
 /// The day that the clock of this cloud stands at; objects are a second apart.
@@ -15,9 +15,21 @@ pub(super) fn refusal(status: u16, pause: Option<u32>) -> Answer {
     }
 }
 
+/// What a machine's role gives: credentials for so short a while that they are asked for anew before each request.
+fn role() -> Answer {
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+    let (until, rest) = (until.strftime("%Y-%m-%dT%H:%M:%SZ"), "x".repeat(800));
+    Answer::new(200).body(format!(
+        r#"{{"AccessKeyId":"key","SecretAccessKey":"sesame-s3","Token":"t0ken{rest}","Expiration":"{until}"}}"#
+    ))
+}
+
 pub(super) fn answer(state: &mut State, request: &Request, harm: Option<&Harm>) -> Answer {
     if request.path == "/v3/auth/tokens" {
         return keystone(state, request);
+    }
+    if request.path == ROLE {
+        return role();
     }
     match request.path.strip_prefix(ACCOUNT) {
         Some(rest) => {
