@@ -176,7 +176,6 @@ impl Sandbox {
         &self.home
     }
 
-    /// The command on the sandbox's repository, ready to be run.
     /// A copy of the built command where every user may run it, who may not even reach the directory that it was built in.
     pub(crate) fn ours_for_all(&self) -> String {
         let copy = self.at("the command for all");
@@ -186,6 +185,7 @@ impl Sandbox {
         copy
     }
 
+    /// The command on the sandbox's repository, ready to be run.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.network {
             None => Command::new(OURS),

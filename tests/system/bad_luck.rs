@@ -75,6 +75,7 @@ fn a12_a_read_only_repository_reads_and_says_why_it_does_not_write() {
     if is_root() && !has_program("setpriv") {
         return skipped("root may write anywhere, and there is no setpriv to become somebody else");
     }
+    open_to_read(sand.root());
     let ours = sand.ours_for_all();
     let as_nobody = |args: &[&str]| {
         let command = sand.command(args);
@@ -92,7 +93,6 @@ fn a12_a_read_only_repository_reads_and_says_why_it_does_not_write() {
         }
         other
     };
-    open_to_read(sand.root());
     let output = run(as_nobody(&["cat", "web01"]), Duration::from_secs(20)).expect_code(0);
     assert_same_bytes(&output.stdout, &bytes, "read without write permission");
     let _ = run(as_nobody(&["backup", &image, "--name", "web01"]), Duration::from_secs(20))
