@@ -30,8 +30,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// One get fetches neighbours up to so many sealed bytes; more would leave other threads without work.
-const GROUP_LEN_MAX: u64 = 512 * 1024;
+/// One get fetches neighbours up to so many sealed bytes; more would leave other threads without work. Chunks that don't shrink are a little
+/// longer sealed.
+const GROUP_LEN_MAX: u64 = (512 + 4) * 1024;
+/// What is fetched ahead from a store where each get has its price. There are as many under way at once as that store takes.
+const FAR_GROUP_LEN_MAX: u64 = (1024 + 4) * 1024;
 /// The same for what another program wrote, which is read in one go: whoever comes next goes on where this ends.
 const FAR_LEN_MAX: u64 = 1 << 20;
 /// Neighbours with no more than this between them are fetched together.
@@ -299,7 +302,7 @@ impl Engine {
         for child in wanted.into_iter().filter(|child| self.node_now(child.id).is_none()) {
             let Flight::Lead(lead) = self.node_flights.join(child.id) else { continue };
             let near = |group: &&mut Vec<(NodeLead, Place)>| match (group.first(), group.last()) {
-                (Some((_, first)), Some((_, last))) => are_near(first, last, &child.place),
+                (Some((_, first)), Some((_, last))) => are_near(first, last, &child.place, GROUP_LEN_MAX),
                 _ => true,
             };
             match groups.last_mut().filter(near) {
@@ -424,12 +427,16 @@ impl Engine {
     ) -> Vec<Option<Wait<Fetched>>> {
         let mut groups: Vec<Vec<(ChunkLead, Wanted)>> = Vec::new();
         let mut waits = Vec::with_capacity(wanted.len());
+        let len_max = match urgency {
+            Urgency::Soon if self.is_far() => FAR_GROUP_LEN_MAX,
+            _ => GROUP_LEN_MAX,
+        };
         for one in wanted {
             let wait = match self.chunk_flights.join(one.id) {
                 Flight::Wait(wait) => Some(wait),
                 Flight::Lead(lead) => {
                     let led = (lead, *one);
-                    match groups.last_mut().filter(|group| goes_with(group, one)) {
+                    match groups.last_mut().filter(|group| goes_with(group, one, len_max)) {
                         Some(group) => group.push(led),
                         None => groups.push(vec![led]),
                     }
@@ -450,6 +457,11 @@ impl Engine {
             self.pool.submit(urgency, Box::new(move || engine.fetch_group(group, urgency, hint)));
         }
         waits
+    }
+
+    /// Whether each get has its price.
+    pub(super) fn is_far(&self) -> bool {
+        self.repository().is_ok_and(|repository| repository.store.calls_at_once().is_some())
     }
 
     /// Tells the store what the groups will ask it for, so that its disk works while the cores open the first of them.
@@ -708,15 +720,15 @@ impl Engine {
 }
 
 /// Whether `next` can be fetched with the group.
-fn goes_with(group: &[(ChunkLead, Wanted)], next: &Wanted) -> bool {
+fn goes_with(group: &[(ChunkLead, Wanted)], next: &Wanted, len_max: u64) -> bool {
     let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { return true };
-    are_near(&first.place, &last.place, &next.place)
+    are_near(&first.place, &last.place, &next.place, len_max)
 }
 
 /// Whether what lies at `next` can be fetched with what lies from `first` to `last`.
-fn are_near(first: &Place, last: &Place, next: &Place) -> bool {
+fn are_near(first: &Place, last: &Place, next: &Place, len_max: u64) -> bool {
     let gap = u64::from(next.offset).checked_sub(last.end());
     next.pack == first.pack
         && gap.is_some_and(|gap| gap <= GAP_MAX)
-        && next.end() - u64::from(first.offset) <= GROUP_LEN_MAX
+        && next.end() - u64::from(first.offset) <= len_max
 }

@@ -2,6 +2,7 @@
 
 use crate::cloud::Harm;
 use crate::common::images::{MIB, file, mixed};
+use crate::common::random::Random;
 use crate::common::skipped;
 use crate::world::{Mounted, lacking};
 use crate::{BOTH, house};
@@ -34,6 +35,25 @@ fn what_was_read_once_is_read_from_this_machines_disk_by_the_next_mount_and_by_o
         }
         let of_packs: Vec<_> = cloud.take_log().into_iter().filter(|line| line.contains("/packs/")).collect();
         assert_eq!(of_packs, Vec::<String>::new(), "{language:?}");
+    }
+}
+
+#[test]
+fn a_reader_in_order_has_neighbours_fetched_by_the_mebibyte() {
+    if let Some(reason) = lacking() {
+        return skipped(reason);
+    }
+    for language in BOTH {
+        let (cloud, sand) = house(language);
+        // Bytes that do not shrink: a chunk is a little longer sealed than plain.
+        let mut bytes = vec![0; 32 << 20];
+        Random::seeded(12).fill(&mut bytes);
+        let _ = sand.backup("web01", &[&file(&sand, "disk", &bytes)]);
+        let mounted = Mounted::with(&sand, "mnt", &["--cache-size", "0"]);
+        drop(cloud.take_log());
+        assert!(std::fs::read(mounted.image("web01")).expect("read through the mount") == bytes);
+        let gets = cloud.take_log().iter().filter(|line| line.contains("/packs/")).count();
+        assert!(gets <= 60, "{language:?}: {gets} gets for 256 chunks");
     }
 }
 

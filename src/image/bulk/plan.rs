@@ -52,7 +52,7 @@ pub(super) fn plan(
         Whence::Map(map) => {
             let groups = match arranged {
                 Arranged::AsInImage => Groups::AsInImage(None),
-                Arranged::AsInStore => Groups::AsInStore(Order::new(range.clone(), gap_max(image)?)),
+                Arranged::AsInStore => Groups::AsInStore(Order::new(range.clone(), gap_max(image))),
             };
             plan_by_map(image, map, range, groups, emit)
         }
@@ -92,9 +92,8 @@ fn in_steps(range: Range<u64>, hand: &mut dyn FnMut(Range<u64>) -> Result<bool>)
     Ok(true)
 }
 
-fn gap_max(image: &Image) -> Result<u64> {
-    let is_far = image.engine().repository()?.store.calls_at_once().is_some();
-    Ok(if is_far { FAR_GAP_MAX } else { GAP_MAX })
+fn gap_max(image: &Image) -> u64 {
+    if image.engine().is_far() { FAR_GAP_MAX } else { GAP_MAX }
 }
 
 /// Walks the map.
