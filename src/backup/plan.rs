@@ -115,7 +115,9 @@ pub fn run(
         false => runtime.block_on(repository.known()),
     };
     let known = Arc::new(known.context(|| "read what the repository has")?);
-    let uploads = (job.memory / 4 / u64::from(limits::PACK_LEN_GOAL)).clamp(1, 4);
+    // Where each put has its way to go, more are under way at once.
+    let share = if engine.is_far() { 2 } else { 4 };
+    let uploads = (job.memory / share / u64::from(limits::PACK_LEN_GOAL)).clamp(1, 4);
     let mut writer = Writer::new(repository, &known, runtime, usize::try_from(uploads).unwrap_or(1))?;
     if job.copy_of.is_some() {
         writer = writer.that_reads_back();

@@ -460,7 +460,7 @@ impl Engine {
     }
 
     /// Whether each get has its price.
-    pub(super) fn is_far(&self) -> bool {
+    pub(crate) fn is_far(&self) -> bool {
         self.repository().is_ok_and(|repository| repository.store.calls_at_once().is_some())
     }
 
