@@ -1,8 +1,7 @@
 //! An export in memory: sparse, writable, gone with the process. For tests, and to measure the server by itself.
 //!
 //! Chunks of 64 KiB that were never written, or were zeroed whole, are not there. Reading takes references to chunks and
-//! copies nothing. A chunk that is written whole is kept as it came; else it is changed in its place, or a copy of it if
-//! somebody is still reading it.
+//! copies nothing; writing changes a chunk in its place, or a copy of it if somebody is still reading it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,9 +15,6 @@ const CHUNK: usize = 64 * 1024;
 const CHUNK64: u64 = 64 * 1024;
 /// Extents in one answer; clients ask on.
 const EXTENTS_MAX: usize = 16 * 1024;
-
-/// Of longer payloads whole chunks are copied: one that is kept keeps all of its payload.
-const KEPT_MAX: usize = 4 * CHUNK;
 
 type Chunks = BTreeMap<u64, Bytes>;
 
@@ -92,19 +88,17 @@ impl Store {
 
     fn write(&self, offset: u64, mut data: Bytes) -> Result<()> {
         let mut chunks = self.chunks_mut();
-        let keeps = data.len() <= KEPT_MAX;
         let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
         for piece in pieces(offset, len) {
             let bytes = data.split_to(piece.len);
-            if !chunks.contains_key(&piece.index) && !self.has_room_for_another(&chunks) {
+            let old = chunks.remove(&piece.index);
+            if old.is_none() && !self.has_room_for_another(&chunks) {
                 return Err(Error::new(Kind::Full, "memory limit is reached"));
             }
-            let chunk = chunks.entry(piece.index).or_default();
-            *chunk = match (keeps && piece.len == CHUNK, chunk.is_empty()) {
-                (true, _) => bytes,
-                (false, true) => over(Bytes::from(vec![0; CHUNK]), piece.from, &bytes),
-                (false, false) => over(std::mem::take(chunk), piece.from, &bytes),
-            };
+            let old = old.unwrap_or_else(|| Bytes::from(vec![0; CHUNK]));
+            let chunk =
+                changed(old, |chunk| chunk[piece.from..piece.from + piece.len].copy_from_slice(&bytes));
+            drop(chunks.insert(piece.index, chunk));
         }
         Ok(())
     }
@@ -128,11 +122,6 @@ impl Store {
             }
         }
     }
-}
-
-/// A chunk with other bytes from a place on.
-fn over(chunk: Bytes, from: usize, bytes: &[u8]) -> Bytes {
-    changed(chunk, |chunk| chunk[from..from + bytes.len()].copy_from_slice(bytes))
 }
 
 /// A chunk after a change; copied first only if somebody is still reading it.
