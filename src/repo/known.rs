@@ -148,9 +148,12 @@ impl Repository {
         if let Err(error) = segments.retain(&live) {
             tracing::warn!("{error}");
         }
-        self.take_up_orphans(&segments, &packs, reads_back).await?;
+        let indexed = segments.packs();
         let is_gone = |pack: &[u8; 16]| packs.binary_search_by_key(&PackId(*pack), |(id, _)| *id).is_err();
-        let has_lost = segments.packs().iter().any(is_gone);
+        let has_lost = indexed.iter().any(is_gone);
+        let orphans: Vec<_> =
+            packs.iter().filter(|(pack, _)| indexed.binary_search(&pack.0).is_err()).collect();
+        self.take_up_orphans(&segments, &orphans, reads_back).await?;
         let overlay = Overlay::new(self.cache.join("index"));
         Ok(Known { segments, overlay, damaged, has_lost, packs })
     }
@@ -172,12 +175,9 @@ impl Repository {
     async fn take_up_orphans(
         &self,
         segments: &Segments,
-        packs: &[(PackId, u64)],
+        orphans: &[&(PackId, u64)],
         reads_back: bool,
     ) -> Result<()> {
-        let indexed = segments.packs();
-        let orphans: Vec<_> =
-            packs.iter().filter(|(pack, _)| indexed.binary_search(&pack.0).is_err()).collect();
         for some in orphans.chunks(ORPHANS_AT_ONCE) {
             let mut tables = Vec::new();
             for (pack, len) in some {

@@ -4,7 +4,7 @@ use crate::cloud::{Cloud, Harm};
 use crate::common::faithful::assert_same_trees;
 use crate::common::images::{MIB, file, mixed, overwrite};
 use crate::common::shares::made_share;
-use crate::common::{Running, Sandbox};
+use crate::common::{Output, Running, Sandbox};
 use crate::{BOTH, Language};
 use serde_json::Value;
 use std::path::Path;
@@ -25,9 +25,13 @@ impl Site {
     }
 
     fn sync(&self, from: &Sandbox, more: &[&str]) -> Value {
-        let mut command = from.command(&[&["--json", "sync", &self.place], more].concat());
+        self.try_to_sync(from, &[&["--json"], more].concat()).expect_code(0).json()
+    }
+
+    fn try_to_sync(&self, from: &Sandbox, more: &[&str]) -> Output {
+        let mut command = from.command(&[&["sync", &self.place], more].concat());
         let _ = command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        crate::common::run(command, Duration::from_secs(60)).expect_code(0).json()
+        crate::common::run(command, Duration::from_secs(60))
     }
 }
 
@@ -160,9 +164,7 @@ fn what_does_not_arrive_as_it_was_sent_is_not_listed() {
     let cloud = Cloud::start();
     let site = Site::new(&Language::S3.place("second"), &cloud.s3_env(), &[]);
     cloud.plan("PUT", "/packs/", 1..2, Harm::Spoil);
-    let mut command = from.command(&["sync", &site.place]);
-    let _ = command.envs(site.env.iter().map(|(name, value)| (name, value)));
-    let output = crate::common::run(command, Duration::from_secs(60)).expect_code(3);
+    let output = site.try_to_sync(&from, &[]).expect_code(3);
     assert!(output.stderr.contains("did not arrive as it was sent"), "{output}");
     assert_eq!(site.there.list().len(), 0);
     assert_eq!(count(&site.sync(&from, &[]), "copied"), 1);
@@ -183,9 +185,7 @@ fn what_was_not_seen_to_arrive_is_never_taken_for_what_was_left_behind() {
         if !reads_back {
             cloud.plan("GET", "/packs/", 1..u64::MAX, Harm::Status(403, None));
         }
-        let mut command = from.command(&["sync", &site.place]);
-        let _ = command.envs(site.env.iter().map(|(name, value)| (name, value)));
-        let output = crate::common::run(command, Duration::from_secs(60));
+        let output = site.try_to_sync(&from, &[]);
         assert!(!output.status.success(), "{output}");
         assert_eq!(site.there.list().len(), 0);
         cloud.behave();
