@@ -1,7 +1,7 @@
 //! Sealing and opening one run of plain bytes.
 //!
 //! plain -> zstd, if it gains -> nonce from what is sealed -> AES-256-GCM -> open again, compare -> sealed
-//! sealed -> tag -> lengths judged -> inflate into exactly the room that was announced -> [`Verified`]
+//! sealed -> tag -> lengths judged -> inflate into room for what was announced, which has to fit -> [`Verified`]
 //!
 //! Holds: what was not proven is never inflated, and what a frame inflates to never exceeds what it announced, nor 4 MiB. Everything is bound to
 //! repository, kind and id; see [`Sealed`].
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::WriteBuf;
 
 const NONCE_LEN: usize = 12;
 const HEAD_LEN: usize = 5;
@@ -212,7 +213,10 @@ thread_local! {
 
 struct Opener {
     decompressor: Decompressor<'static>,
-    decrypted: Vec<u8>,
+    /// Grows only: filling it anew for each chunk would cost as much as copying.
+    buffer: Vec<u8>,
+    /// How many bytes of it were decrypted last.
+    len: usize,
 }
 
 /// Opens sealed bytes.
@@ -227,9 +231,9 @@ pub fn open_into(keys: &Keys, under: Under, what: Sealed, sealed: &[u8], plain: 
     plain.clear();
     with_opener(|opener| {
         let (method, len) = opener.decrypt(&keys.seal_key(under), aad(keys, what), sealed)?;
-        // Only now is anything allocated for it; the room bounds what a frame may inflate to.
-        plain.resize(len, 0);
-        opener.inflate(method, plain).inspect_err(|_| plain.clear())
+        // Only now is anything allocated for it; the room bounds what a frame may inflate to. It is not filled twice.
+        plain.reserve_exact(len);
+        opener.inflate(method, len, plain).inspect_err(|_| plain.clear())
     })
 }
 
@@ -240,7 +244,7 @@ pub fn open_exact(keys: &Keys, under: Under, what: Sealed, sealed: &[u8], plain:
         if len != plain.len() {
             return Err(Corrupt::Length { found: len as u64, wanted: plain.len() as u64 });
         }
-        opener.inflate(method, plain)
+        opener.inflate(method, len, plain)
     })
 }
 
@@ -258,7 +262,7 @@ impl Opener {
     fn new() -> Result<Opener> {
         let decompressor = Decompressor::new()
             .map_err(|error| Error::new(Kind::Unsupported, "start zstd").caused_by(error))?;
-        Ok(Opener { decompressor, decrypted: Vec::new() })
+        Ok(Opener { decompressor, buffer: Vec::new(), len: 0 })
     }
 
     /// Proves and decrypts; what follows is bounded by the length that was announced, and that by its limit.
@@ -273,10 +277,14 @@ impl Opener {
         }
         let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(Corrupt::Short)?;
         let (body, tag) = rest.split_at(rest.len() - TAG_LEN);
-        self.decrypted.resize(body.len(), 0);
-        key.open_separate_gather(Nonce::assume_unique_for_key(*nonce), aad, body, tag, &mut self.decrypted)
+        if self.buffer.len() < body.len() {
+            self.buffer.resize(body.len(), 0);
+        }
+        self.len = body.len();
+        let decrypted = &mut self.buffer[..body.len()];
+        key.open_separate_gather(Nonce::assume_unique_for_key(*nonce), aad, body, tag, decrypted)
             .map_err(|_| Corrupt::Tag)?;
-        let [method, a, b, c, d] = *self.decrypted.first_chunk::<HEAD_LEN>().ok_or(Corrupt::Short)?;
+        let [method, a, b, c, d] = *decrypted.first_chunk::<HEAD_LEN>().ok_or(Corrupt::Short)?;
         let len = u32::from_le_bytes([a, b, c, d]);
         if len > limits::CHUNK_LEN_MAX {
             let (found, limit) = (len.into(), limits::CHUNK_LEN_MAX.into());
@@ -285,20 +293,37 @@ impl Opener {
         Ok((method, len as usize))
     }
 
-    fn inflate(&mut self, method: u8, plain: &mut [u8]) -> Result<(), Corrupt> {
-        let body = &self.decrypted[HEAD_LEN..];
+    fn inflate<R: Room + ?Sized>(&mut self, method: u8, len: usize, plain: &mut R) -> Result<(), Corrupt> {
+        let body = &self.buffer[HEAD_LEN..self.len];
         match method {
-            PLAIN if body.len() == plain.len() => plain.copy_from_slice(body),
-            PLAIN => return Err(Corrupt::Length { found: body.len() as u64, wanted: plain.len() as u64 }),
+            PLAIN if body.len() == len => plain.take(body),
+            PLAIN => return Err(Corrupt::Length { found: body.len() as u64, wanted: len as u64 }),
             ZSTD => {
                 let done = self.decompressor.decompress_to_buffer(body, plain);
-                if done.ok() != Some(plain.len()) {
-                    return Err(Corrupt::Inflate { wanted: plain.len() as u64 });
+                if done.ok() != Some(len) {
+                    return Err(Corrupt::Inflate { wanted: len as u64 });
                 }
             }
             found => return Err(Corrupt::Method { found }),
         }
         Ok(())
+    }
+}
+
+/// Where opened bytes go: exactly where they belong, or into an empty buffer.
+trait Room: WriteBuf {
+    fn take(&mut self, bytes: &[u8]);
+}
+
+impl Room for [u8] {
+    fn take(&mut self, bytes: &[u8]) {
+        self.copy_from_slice(bytes);
+    }
+}
+
+impl Room for Vec<u8> {
+    fn take(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
     }
 }
 
