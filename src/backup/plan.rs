@@ -109,11 +109,15 @@ pub fn run(
     judge(&job)?;
     let repository = engine.repository()?;
     let time = job.time.unwrap_or_else(clock::now_in_seconds);
-    let parent = runtime.block_on(find_parent(engine, &job))?;
-    let known = match job.copy_of.is_some() {
-        true => runtime.block_on(repository.known_for_a_copy()),
-        false => runtime.block_on(repository.known()),
+    let known = async {
+        match job.copy_of.is_some() {
+            true => repository.known_for_a_copy().await,
+            false => repository.known().await,
+        }
     };
+    // Far away, what is asked one after another is most of what a small backup takes.
+    let (parent, known) = runtime.block_on(async { tokio::join!(find_parent(engine, &job), known) });
+    let parent = parent?;
     let known = Arc::new(known.context(|| "read what the repository has")?);
     // Where each put has its way to go, more are under way at once.
     let share = if engine.is_far() { 2 } else { 4 };
@@ -224,8 +228,8 @@ fn judge_copy(copy_of: &Option<Box<Record>>, item: &Item) -> Result<()> {
 fn tidy(engine: &Arc<Engine>, runtime: &Handle) {
     let done = runtime.block_on(async {
         let repository = engine.repository()?;
-        repository.merge_indexes().await?;
-        repository.merge_catalogue().await
+        let (indexes, catalogue) = tokio::join!(repository.merge_indexes(), repository.merge_catalogue());
+        indexes.and(catalogue)
     });
     if let Err(error) = done {
         tracing::warn!("merge small objects: {error}; the backup itself is complete");

@@ -135,10 +135,11 @@ impl Repository {
     }
 
     async fn known_if(&self, reads_back: bool) -> Result<Known> {
-        let damaged = self.damaged().await?;
         let segments = Arc::new(Segments::open(self.cache.join("index")));
-        let live = self.take_up_index(&segments).await?;
-        let listed = list_all(&*self.store, names::PACKS).await?;
+        // A pack of another writer that is listed before its index, or after it, costs a look and no more.
+        let listed = list_all(&*self.store, names::PACKS);
+        let (damaged, live, listed) =
+            tokio::try_join!(self.damaged(), self.take_up_index(&segments), listed)?;
         let mut packs: Vec<(PackId, u64)> = listed
             .iter()
             .filter_map(|listed| Some((PackId(names::id_of(&listed.name)?.0), listed.stat.len)))

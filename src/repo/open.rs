@@ -101,12 +101,13 @@ impl Repository {
             let bytes = store.get_whole(&name, limits::SMALL_JSON_LEN_MAX.into()).await?;
             Ok(Config::parse(&bytes)?)
         };
-        let (config, mac) = once_more(read).await.map_err(|error| match error.kind() {
+        let (config, slots) = tokio::join!(once_more(read), read_slots(&store));
+        let (config, mac) = config.map_err(|error| match error.kind() {
             Kind::Missing => Error::new(Kind::Missing, format!("{place} is not a repository"))
                 .hint("afterimage init makes one"),
             _ => Err::<(), _>(error).context(|| format!("read {place}/afterimage.json")).unwrap_err(),
         })?;
-        let slots = read_slots(&store).await?;
+        let slots = slots?;
         let fits = |keys: &Keys| keys.config_holds(&config.authenticated(), &mac);
         let (master, keys) =
             unlock(config.repository, &slots, way, &fits).context(|| format!("open {place}"))?;
