@@ -7,9 +7,10 @@ use crate::error::{Error, Kind, Result};
 use crate::format::limits;
 use crate::format::node::Child;
 use crate::format::record::Root;
-use crate::format::tree::Value;
+use crate::format::shown::path_text;
 use crate::format::tree::{
-    Attributes, Below, Content, Directory, Entry, FileContent, Sighting, Sightings, Totals, TreeNode,
+    Attributes, Below, Content, Directory, Entry, FileContent, Sighting, Sightings, Totals, TreeNode, Value,
+    is_file_name,
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -77,8 +78,12 @@ fn ends(level: usize, name: &[u8], weight: u64) -> bool {
 }
 
 impl DirBuilder {
-    /// The next entry, and what was seen of it.
+    /// The next entry, and what was seen of it. A name that no reader takes for one is refused: it would cost all entries of its node.
     pub fn add(&mut self, nodes: &mut dyn Nodes, entry: Entry, sighting: Sighting) -> Result<()> {
+        if !is_file_name(&entry.name) {
+            let words = format!("{} is no name that a backup can hold", path_text(&entry.name));
+            return Err(Error::new(Kind::Source, words));
+        }
         let (weight, name) = (weight(&entry), entry.name.clone());
         self.leaf.attributes += match &entry.attributes {
             Attributes::Here(set) => set.len(),
@@ -283,6 +288,19 @@ mod tests {
             let back = built.map_or(Vec::new(), |(top, _)| listed(&kept, &top));
             assert!(back.iter().eq(names.iter().map(String::as_bytes)), "{count}");
         }
+    }
+
+    #[test]
+    fn a_name_that_no_reader_would_take_is_refused_and_costs_the_others_nothing() {
+        let (mut kept, mut builder) = (Kept::default(), DirBuilder::default());
+        let most = "n".repeat(255);
+        builder.add(&mut kept, file(&most), Sighting::default()).unwrap();
+        for name in ["", ".", "a/b", &"n".repeat(256), &"ü".repeat(255)] {
+            let error = builder.add(&mut kept, file(name), Sighting::default()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Source, "{name}");
+        }
+        let (top, _) = builder.finish(&mut kept).unwrap().unwrap();
+        assert_eq!(listed(&kept, &top), [most]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::task::{Fact, Memory};
 use crate::error::{Error, Kind, Result};
 use crate::format::limits;
 use crate::format::shown::path_text;
+use crate::format::tree::is_file_name;
 use crate::image::tree::{Seen, SeenDir};
 use crate::source::directory::{Apart, Directory, Folder, Look, Type};
 use crate::source::machine::Number;
@@ -113,6 +114,10 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let before = match &mut frame.before {
+        // Some file systems count characters where a tree counts bytes.
+        if !is_file_name(name) {
+            return self.out.unread_or_fail(folder.path_of(name), no_name(folder, name)).map(|()| None);
+        }
             Some(before) => self.find_before(before, name)?,
             None => None,
         };
@@ -238,3 +243,9 @@ fn pass_over(path: &[u8], apart: Apart) {
     };
     tracing::warn!("{} is left out: {why}", path_text(path));
 }
+fn no_name(folder: &Folder, name: &[u8]) -> Error {
+    let (path, len, most) = (path_text(&folder.path_of(name)), name.len(), limits::FILE_NAME_LEN_MAX);
+    let words = format!("{path} has a name of {len} bytes, and a backup holds names of 1 to {most}");
+    Error::new(Kind::Source, words).hint("rename it; --keep-going backs up the rest, --exclude leaves it out")
+}
+
