@@ -82,7 +82,7 @@ pub(super) fn back_up_item(
     let chunk = plan.engine.repository()?.config.chunk_size as usize;
     let run_len = RUN_LEN.max(chunk);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let buffers = runs_under_way(workers, plan.memory, chunk, run_len);
+    let buffers = runs_under_way(workers, plan.memory, &Most { len: run_len, chunks: run_len / chunk });
     let (work_in, work_out) = bounded::<(u64, PackId, Work)>(buffers);
     let (done_in, done_out) = bounded::<(u64, Done)>(buffers);
     let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
@@ -114,14 +114,21 @@ pub(super) fn back_up_item(
     })
 }
 
+/// What one run, or one unit of a tree, brings into its pack at most.
+pub(super) struct Most {
+    /// Bytes, before they are compressed and sealed.
+    pub(super) len: usize,
+    /// Chunks.
+    pub(super) chunks: usize,
+}
+
 /// How many runs may be under way: enough for all workers, as far as a quarter of the budget goes (the packs have the rest), and
 /// no more than the pack they set out for can take when it turns out to be full.
-pub(super) fn runs_under_way(workers: usize, memory: u64, chunk: usize, run_len: usize) -> usize {
-    let affordable = usize::try_from(memory / 4).unwrap_or(usize::MAX) / (2 * run_len);
-    let chunks = run_len / chunk;
-    let sealed_run_len = run_len + chunks * limits::SEAL_OVERHEAD as usize;
+pub(super) fn runs_under_way(workers: usize, memory: u64, run: &Most) -> usize {
+    let affordable = usize::try_from(memory / 4).unwrap_or(usize::MAX) / (2 * run.len);
+    let sealed_len = run.len + run.chunks * limits::SEAL_OVERHEAD as usize;
     let room = limits::PACK_LEN_MAX - limits::PACK_LEN_GOAL - limits::SEALED_LEN_MAX - limits::MIB;
-    let fit = (room as usize / sealed_run_len).min(limits::PACK_CHUNKS_MAX as usize / 2 / chunks);
+    let fit = (room as usize / sealed_len).min(limits::PACK_CHUNKS_MAX as usize / 2 / run.chunks);
     (workers * RUNS_PER_WORKER).min(affordable).max(3).min(fit)
 }
 
@@ -354,26 +361,28 @@ impl<'a, 'b> Assembler<'a, 'b> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::backup) mod tests {
     use super::*;
+
+    /// What is under way fits behind what makes a pack full, on any machine and with any budget.
+    pub(in crate::backup) fn assert_fits(run: &Most, what: &str) {
+        for (workers, memory) in [(1, 0), (2, 256 << 20), (16, 512 << 20), (64, 4 << 30), (1024, u64::MAX)] {
+            let runs = runs_under_way(workers, memory, run);
+            let chunks = runs * run.chunks;
+            let sealed = runs * run.len + chunks * limits::SEAL_OVERHEAD as usize;
+            // The goal is reached by a last chunk, and behind the chunks come table and trailer.
+            let most = sealed + (limits::PACK_LEN_GOAL + limits::SEALED_LEN_MAX) as usize + (1 << 20);
+            assert!(most <= limits::PACK_LEN_MAX as usize, "{workers} workers, {what}: {most}");
+            assert!(chunks + limits::PACK_CHUNKS_MAX as usize / 2 <= limits::PACK_CHUNKS_MAX as usize);
+            assert!(runs >= 3, "{workers} workers, {what}: {runs}");
+        }
+    }
 
     #[test]
     fn p3_what_is_under_way_fits_into_its_pack_on_any_machine_and_with_any_budget() {
         for chunk in (12..=22).map(|bits| 1usize << bits) {
-            let run_len = RUN_LEN.max(chunk);
-            for (workers, memory) in [(1, 0), (2, 256 << 20), (64, 4 << 30), (1024, u64::MAX)] {
-                let runs = runs_under_way(workers, memory, chunk, run_len);
-                let chunks = runs * (run_len / chunk);
-                let sealed = chunks * (chunk + limits::SEAL_OVERHEAD as usize);
-                // The goal is reached by a last chunk, and behind the chunks come table and trailer.
-                let most = sealed + (limits::PACK_LEN_GOAL + limits::SEALED_LEN_MAX) as usize + (1 << 20);
-                assert!(
-                    most <= limits::PACK_LEN_MAX as usize,
-                    "{workers} workers, chunks of {chunk}: {most}"
-                );
-                assert!(chunks + limits::PACK_CHUNKS_MAX as usize / 2 <= limits::PACK_CHUNKS_MAX as usize);
-                assert!(runs >= 3);
-            }
+            let len = RUN_LEN.max(chunk);
+            assert_fits(&Most { len, chunks: len / chunk }, &format!("chunks of {chunk}"));
         }
     }
 }

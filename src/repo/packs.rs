@@ -128,6 +128,7 @@ impl PackWriter {
         open.push(pack::trailer(table_at, table_len, u32::try_from(open.rows.len()).unwrap_or(u32::MAX)));
         let checksum = open.checksum.digest128().to_le_bytes();
         open.push(checksum.to_vec());
+        open.judge()?;
         self.send(open, checksum)
     }
 
@@ -193,6 +194,17 @@ impl OpenPack {
             OpenPack { id, parts: Vec::new(), len: 0, rows: Vec::new(), checksum: Xxh3Default::new() };
         open.push(pack::header(repository, id));
         open
+    }
+
+    /// What nobody would read is not written.
+    fn judge(&self) -> Result<()> {
+        let (len, chunks) = (self.len, self.rows.len());
+        if len <= limits::PACK_LEN_MAX && chunks <= limits::PACK_CHUNKS_MAX as usize {
+            return Ok(());
+        }
+        let words = format!("a pack of {len} bytes and {chunks} chunks is more than a pack may hold");
+        Err(Error::new(Kind::Unsupported, words)
+            .hint("files may have grown while they were read: run it again"))
     }
 
     fn push(&mut self, part: Vec<u8>) {

@@ -4,10 +4,13 @@ use crate::fixture::{Bench, CHUNK, allocated, image, job, map, noise, read_whole
 use crate::random::Random;
 use afterimage::backup::Parent;
 use afterimage::error::Result;
+use afterimage::format::pack::Row;
 use afterimage::format::record::Record;
+use afterimage::format::{ChunkId, ids::SealKind, limits};
 use afterimage::image::bulk::{Ordered, Sink, stream, stream_in_order};
 use afterimage::image::{Engine, Image, Part, compare};
 use afterimage::progress::Cancel;
+use afterimage::repo::packs::PackWriter;
 use afterimage::source::fake::Fake;
 use proptest::prelude::*;
 use std::ops::Range;
@@ -366,6 +369,24 @@ fn p3_a_source_that_calls_more_unchanged_than_its_parent_has_fails_the_backup() 
     let error = bench.backup("other", Fake::empty(CHUNK as u64).same(0, CHUNK as u64)).unwrap_err();
     assert_eq!(error.kind(), afterimage::error::Kind::Source, "{error}");
     assert_eq!(bench.list().len(), 1);
+}
+
+#[test]
+fn p3_a_pack_that_no_reader_would_take_is_not_written() {
+    let (bench, _) = Bench::in_memory();
+    for (count, len) in [(limits::PACK_CHUNKS_MAX + 1, 10), (33, 4 << 20)] {
+        let mut writer = PackWriter::new(bench.repository().unwrap(), runtime().clone(), 1).unwrap();
+        let pack = writer.assigned().current();
+        for number in 0..count {
+            let mut id = [7; 32];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            let row = Row { id: ChunkId(id), kind: SealKind::Data, sealed_len: len, plain_len: len };
+            let _place = writer.add(pack, row, vec![0; len as usize]).unwrap();
+        }
+        let error = writer.finish().err().expect("too much");
+        assert_eq!(error.kind(), afterimage::error::Kind::Unsupported, "{error}");
+    }
+    assert!(bench.names("packs/").is_empty());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::repo::packs::Assigned;
 use crossbeam_channel::{Receiver, Sender};
 
 /// A unit sets out when its tasks weigh so much: the bytes that are to be read for them, and something for each.
-const UNIT_WEIGHT: u64 = 1 << 20;
+pub(super) const UNIT_WEIGHT: u64 = 1 << 20;
 /// What it weighs that something is read.
 pub(super) const READ_WEIGHT: u64 = 16 << 10;
 const TASK_WEIGHT: u64 = 1 << 10;

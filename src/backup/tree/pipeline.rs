@@ -2,11 +2,11 @@
 //!
 //! A stage that fails closes its channels and returns its error through its join; the others see the channel end and stop.
 
-use super::super::pipeline::{Judge, RUN_LEN, joined, panicked, runs_under_way};
+use super::super::pipeline::{Judge, Most, RUN_LEN, joined, panicked, runs_under_way};
 use super::assembler::{Assembled, Assembler};
 use super::cutter::Cutter;
-use super::out::Out;
-use super::reading::Shop;
+use super::out::{Out, READ_WEIGHT, UNIT_WEIGHT};
+use super::reading::{SMALL_MAX, Shop};
 use super::task::{DoneUnit, Task, Unit};
 use super::walk::Walk;
 use super::worker::{Trade, Worker};
@@ -102,7 +102,7 @@ pub(super) fn run<T: Trade>(
     walk: impl FnOnce(Out<'_, T::Errand>) -> Result<()> + Send,
 ) -> Result<Assembled> {
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let buffers = runs_under_way(workers, plan.memory, trade.cutter().least(), run_len(trade.cutter()));
+    let buffers = runs_under_way(workers, plan.memory, &most(trade.cutter()));
     let (work_in, work_out) = bounded::<Unit<T::Errand>>(buffers);
     let (done_in, done_out) = bounded::<Done>(buffers);
     let (buffer_in, buffer_out) = bounded::<Vec<u8>>(buffers);
@@ -137,11 +137,23 @@ pub(super) fn run_len(cutter: &Cutter) -> usize {
     RUN_LEN.max(cutter.most())
 }
 
+/// What a unit brings into its pack at most: a run of a large file, or small files of which the last one may come on top of a full unit.
+fn most(cutter: &Cutter) -> Most {
+    let small = (UNIT_WEIGHT + SMALL_MAX) as usize;
+    let len = run_len(cutter).max(small);
+    // Of each file the last chunk may be shorter than any other.
+    let files = (UNIT_WEIGHT / READ_WEIGHT) as usize + 1;
+    Most { len, chunks: len / cutter.least() + files }
+}
+
 /// Files are cut into chunks of about twice the size that images are cut at.
 pub(super) fn cutter(plan: &TreePlan<'_>) -> Cutter {
     let repository = plan.repository;
-    let goal = (repository.config.chunk_size * 2).min(limits::CHUNK_LEN_MAX / 4);
-    Cutter::new(repository.keys.gear(), goal as usize)
+    Cutter::new(repository.keys.gear(), goal(repository.config.chunk_size))
+}
+
+fn goal(chunk_size: u32) -> usize {
+    (chunk_size * 2).min(limits::CHUNK_LEN_MAX / 4) as usize
 }
 
 /// What changed at this moment or later may change again and look the same.
@@ -200,4 +212,23 @@ fn assemble(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::pipeline::tests::assert_fits;
+    use super::*;
+
+    #[test]
+    fn p3_what_is_under_way_of_a_tree_fits_into_its_pack_on_any_machine_and_with_any_budget() {
+        for chunk_size in (12..=22).map(|bits| 1u32 << bits) {
+            let cutter = Cutter::new(Box::new([0; 256]), goal(chunk_size));
+            let most = most(&cutter);
+            // Two files just below the weight of a unit set out together.
+            assert!(
+                most.len as u64 >= 2 * (UNIT_WEIGHT - READ_WEIGHT - 1024) - 2 && most.len >= cutter.most()
+            );
+            assert_fits(&most, &format!("chunk size {chunk_size}"));
+        }
+    }
 }
