@@ -126,9 +126,9 @@ impl<'a, 'b> Assembler<'a, 'b> {
     fn end(&mut self, ending: Option<Ending>) -> Result<()> {
         let Some((mut draft, map)) = self.large.take() else { return Ok(()) };
         let content = map.finish(self.writer)?;
-        if let Some(Ending { look, changed }) = ending {
+        if let Some(Ending { look, spot, changed }) = ending {
             draft.entry.mtime = look.mtime;
-            draft.sighting.spot = draft.sighting.spot.map(|_| look.spot());
+            draft.sighting.spot = spot;
             mark(&mut draft, changed);
             if !changed {
                 judge_len(&draft.entry, content.len(), look.size)?;

@@ -17,10 +17,11 @@ pub(super) struct Large<'a, 'b> {
 }
 
 impl Large<'_, '_> {
-    /// Reads the file, once more if it changed meanwhile.
-    pub(super) fn read(&mut self, subject: Subject, folder: &Folder) -> Result<()> {
+    /// Reads the file, which may be open already; once more if it changed meanwhile.
+    pub(super) fn read(&mut self, subject: Subject, folder: &Folder, file: Option<OpenFile>) -> Result<()> {
         let path = folder.path_of(&subject.name);
-        let opened = folder.file(&subject.name).and_then(|file| match file {
+        let file = file.map_or_else(|| folder.file(&subject.name), |file| Ok(Some(file)));
+        let opened = file.and_then(|file| match file {
             Some(file) => Ok(Some((file.look()?, file.attributes()?, file))),
             None => Ok(None),
         });
@@ -46,7 +47,8 @@ impl Large<'_, '_> {
             let after = file.look()?;
             let stable = after.is_untouched_since(&before) && read == after.size;
             if stable || is_last {
-                self.out.fact(Fact::End(Some(Ending { look: after, changed: !stable })));
+                let spot = self.shop.spot(&after);
+                self.out.fact(Fact::End(Some(Ending { look: after, spot, changed: !stable })));
                 return Ok(());
             }
             self.out.fact(Fact::Anew);

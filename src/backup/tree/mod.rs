@@ -16,6 +16,8 @@ mod links;
 mod map;
 mod out;
 mod pipeline;
+#[cfg(test)]
+mod races;
 mod reading;
 mod relied;
 mod taken;

@@ -77,7 +77,7 @@ pub(in crate::backup) fn back_up_tree(
     writer: &mut Writer,
     directory: &Directory,
 ) -> Result<TreeDone> {
-    open_many_files();
+    let files_max = open_many_files();
     let cutter = cutter(plan);
     let bytes_read = AtomicU64::new(0);
     let shop = Shop {
@@ -88,7 +88,7 @@ pub(in crate::backup) fn back_up_tree(
         bytes_read: &bytes_read,
     };
     let keep_going = directory.options().keep_going;
-    let walk = |out: Out<'_, _>| Walk::new(plan, directory, &shop, out).run();
+    let walk = |out: Out<'_, _>| Walk::new(plan, directory, &shop, out, files_max).run();
     let assembled = run(plan, writer, &shop, keep_going, walk)?;
     Ok(assembled.done(directory.facts(), bytes_read.into_inner()))
 }

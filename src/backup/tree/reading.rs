@@ -4,12 +4,13 @@
 //! the time it would be read is no part of the backup: the source has it no more.
 
 use super::cutter::Cutter;
+use super::links::Opened;
 use super::task::{Body, Draft, Fact, Memory};
 use super::worker::{Hands, Trade};
 use crate::error::{Error, Kind, Result};
 use crate::format::limits;
 use crate::format::shown::path_text;
-use crate::format::tree::{Content, Entry, FileContent, Link, Sighting, Time};
+use crate::format::tree::{Content, Entry, FileContent, Link, Sighting, Spot, Time};
 use crate::source::directory::{Attributes, Folder, Look, OpenFile, Owners, Type};
 use crate::source::machine::Number;
 use bytes::Bytes;
@@ -38,8 +39,8 @@ pub(super) struct Subject {
 pub(super) enum Errand {
     /// A directory begins. Nothing: it is not looked into.
     Enter(Subject, Option<Arc<Folder>>),
-    /// To be read; it lies in this folder.
-    Read(Subject, Arc<Folder>),
+    /// To be read; it lies in this folder, and was opened where others need that it is this very file.
+    Read(Subject, Arc<Folder>, Option<Opened>),
     /// A large file begins, with its extended attributes.
     Begin(Subject, Attributes),
 }
@@ -80,14 +81,16 @@ impl Trade for Shop<'_> {
                 facts.extend(error.map(|error| Fact::Unread(path, error)));
                 Fact::Enter(Box::new(self.draft(&subject, attributes)))
             }
-            Errand::Read(subject, folder) => match self.read(&subject, &folder, hands, buffer) {
-                Ok(Some(made)) => made,
-                Ok(None) => return Ok(()),
-                Err(error) if error.kind() == Kind::Source => {
-                    Fact::Unread(folder.path_of(&subject.name), error)
+            Errand::Read(subject, folder, opened) => {
+                match self.read(&subject, &folder, opened, hands, buffer) {
+                    Ok(Some(made)) => made,
+                    Ok(None) => return Ok(()),
+                    Err(error) if error.kind() == Kind::Source => {
+                        Fact::Unread(folder.path_of(&subject.name), error)
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
-            },
+            }
             Errand::Begin(subject, attributes) => Fact::Begin(Box::new(self.draft(&subject, attributes))),
         };
         facts.push(fact);
@@ -96,6 +99,11 @@ impl Trade for Shop<'_> {
 }
 
 impl Shop<'_> {
+    /// By what a later run recognises something. Nothing: it changed so late that it may change again and look the same.
+    pub(super) fn spot(&self, look: &Look) -> Option<Spot> {
+        (look.ctime < self.fresh_from).then(|| look.spot())
+    }
+
     fn draft(&self, subject: &Subject, attributes: Attributes) -> Draft {
         let (entry, sighting) = entry_of(subject, self, Content::Fifo);
         Draft { entry, sighting, attributes, memory: subject.memory }
@@ -106,11 +114,16 @@ impl Shop<'_> {
         &self,
         subject: &Subject,
         folder: &Folder,
+        opened: Option<Opened>,
         hands: &mut Hands<'_>,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Fact>> {
+        if let Some(Opened { file, .. }) = &opened {
+            return self.read_file(subject, file, hands, buffer).map(Some);
+        }
         if subject.look.kind == Type::File {
-            return self.read_file(subject, folder, hands, buffer);
+            let Some(file) = folder.file(&subject.name)? else { return Ok(None) };
+            return self.read_file(subject, &file, hands, buffer).map(Some);
         }
         let content = match subject.look.kind {
             Type::Symlink => match folder.target(&subject.name)? {
@@ -138,14 +151,13 @@ impl Shop<'_> {
     fn read_file(
         &self,
         subject: &Subject,
-        folder: &Folder,
+        file: &OpenFile,
         hands: &mut Hands<'_>,
         buffer: &mut Vec<u8>,
-    ) -> Result<Option<Fact>> {
-        let Some(file) = folder.file(&subject.name)? else { return Ok(None) };
-        let (look, changed) = match read_whole(&file, subject.look, buffer)? {
+    ) -> Result<Fact> {
+        let (look, changed) = match read_whole(file, subject.look, buffer)? {
             (look, false) => (look, false),
-            _ => read_whole(&file, file.look()?, buffer)?,
+            _ => read_whole(file, file.look()?, buffer)?,
         };
         let _sum = self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         let attributes = file.attributes()?;
@@ -155,7 +167,7 @@ impl Shop<'_> {
             0..=INLINE_MAX => Body::Whole(Content::File(FileContent::Inline(Bytes::copy_from_slice(buffer)))),
             _ => Body::Chunks(hands.chunks(buffer, self.cutter.cuts(buffer))?),
         };
-        Ok(Some(Fact::Made(Box::new(draft), body)))
+        Ok(Fact::Made(Box::new(draft), body))
     }
 }
 
@@ -211,6 +223,5 @@ pub(super) fn entry_of(subject: &Subject, shop: &Shop<'_>, content: Content) -> 
         attributes: Default::default(),
         content,
     };
-    let spot = (look.ctime < shop.fresh_from).then(|| look.spot());
-    (entry, Sighting { spot, below: None })
+    (entry, Sighting { spot: shop.spot(look), below: None })
 }

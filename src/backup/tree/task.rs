@@ -3,7 +3,7 @@
 use super::super::pipeline::Outcome;
 use crate::error::Error;
 use crate::format::node::Child;
-use crate::format::tree::{Below, Content, Directory, Entry, Sighting};
+use crate::format::tree::{Below, Content, Directory, Entry, Sighting, Spot};
 use crate::format::{ChunkId, PackId};
 use crate::source::directory::{Attributes, Look};
 use bytes::Bytes;
@@ -119,6 +119,8 @@ pub(super) enum Fact {
 pub(super) struct Ending {
     /// What it looks like now.
     pub(super) look: Look,
+    /// By what a later run recognises it, if it can.
+    pub(super) spot: Option<Spot>,
     /// Whether it changed, the second time too.
     pub(super) changed: bool,
 }

@@ -14,7 +14,7 @@ use crate::format::limits;
 use crate::format::shown::path_text;
 use crate::format::tree::is_file_name;
 use crate::image::tree::{Seen, SeenDir};
-use crate::source::directory::{Apart, Directory, Folder, Look, Type};
+use crate::source::directory::{Apart, Directory, Folder, Look, OpenFile, Type};
 use crate::source::machine::Number;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -42,8 +42,9 @@ impl<'a> Walk<'a> {
         directory: &'a Directory,
         shop: &'a Shop<'a>,
         out: Out<'a, Errand>,
+        files_max: u64,
     ) -> Walk<'a> {
-        Walk { plan, directory, shop, out, links: Links::default() }
+        Walk { plan, directory, shop, out, links: Links::new(files_max) }
     }
 
     /// Walks to the end.
@@ -113,11 +114,11 @@ impl<'a> Walk<'a> {
         if !excludes.is_empty() && excludes.leaves_out(&folder.path_of(name), is_directory) {
             return Ok(None);
         }
-        let before = match &mut frame.before {
         // Some file systems count characters where a tree counts bytes.
         if !is_file_name(name) {
             return self.out.unread_or_fail(folder.path_of(name), no_name(folder, name)).map(|()| None);
         }
+        let before = match &mut frame.before {
             Some(before) => self.find_before(before, name)?,
             None => None,
         };
@@ -148,9 +149,10 @@ impl<'a> Walk<'a> {
     }
 
     fn read(&mut self, mut subject: Subject, folder: &Arc<Folder>) -> Result<()> {
-        if let Some(group) = subject.group {
+        // What has no bytes is read for each name: it costs little, and a name can't be held on to without opening it.
+        if let Some(group) = subject.group.filter(|_| subject.look.kind == Type::File) {
             match self.links.meet(&subject.look) {
-                Met::First => subject.memory = Memory::Keep,
+                Met::First => return self.read_first(subject, folder),
                 Met::Unknown { last } => subject.memory = if last { Memory::Forget } else { Memory::None },
                 Met::Before { last } => {
                     let path = folder.path_of(&subject.name);
@@ -159,12 +161,39 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+        self.read_as(subject, folder, None)
+    }
+
+    /// The first name of a file with several: what it holds is kept for the others, so it has to be the file that they were seen to be.
+    fn read_first(&mut self, mut subject: Subject, folder: &Arc<Folder>) -> Result<()> {
+        let opened = folder.file(&subject.name).and_then(|file| match file {
+            Some(file) => Ok(Some((file.look()?, file))),
+            None => Ok(None),
+        });
+        match opened {
+            Ok(Some((look, file))) if look.is_same_file(&subject.look) => {
+                subject.memory = Memory::Keep;
+                self.read_as(subject, folder, Some(file))
+            }
+            opened => {
+                self.links.forget(&subject.look);
+                match opened {
+                    Ok(Some((look, _))) => self.read_as(self.subject(subject.name, look), folder, None),
+                    Ok(None) => Ok(()),
+                    Err(error) => self.out.unread_or_fail(folder.path_of(&subject.name), error),
+                }
+            }
+        }
+    }
+
+    fn read_as(&mut self, subject: Subject, folder: &Arc<Folder>, file: Option<OpenFile>) -> Result<()> {
         if subject.look.kind == Type::File && subject.look.size > SMALL_MAX {
             let (shop, cancel, run_len) = (self.shop, self.plan.cancel, run_len(self.shop.cutter));
-            return Large { shop, out: &mut self.out, cancel, run_len }.read(subject, folder);
+            return Large { shop, out: &mut self.out, cancel, run_len }.read(subject, folder, file);
         }
         let weight = READ_WEIGHT + if subject.look.kind == Type::File { subject.look.size } else { 0 };
-        self.out.errand(Errand::Read(subject, Arc::clone(folder)), weight);
+        let opened = file.map(|file| self.links.opened(file));
+        self.out.errand(Errand::Read(subject, Arc::clone(folder), opened), weight);
         Ok(())
     }
 
@@ -220,6 +249,12 @@ impl<'a> Walk<'a> {
     }
 }
 
+fn no_name(folder: &Folder, name: &[u8]) -> Error {
+    let (path, len, most) = (path_text(&folder.path_of(name)), name.len(), limits::FILE_NAME_LEN_MAX);
+    let words = format!("{path} has a name of {len} bytes, and a backup holds names of 1 to {most}");
+    Error::new(Kind::Source, words).hint("rename it; --keep-going backs up the rest, --exclude leaves it out")
+}
+
 /// The directory that the parent had there, if it had one that can be opened.
 fn seen_dir(before: &Seen) -> Option<SeenDir> {
     before.dir().ok().flatten()
@@ -243,9 +278,3 @@ fn pass_over(path: &[u8], apart: Apart) {
     };
     tracing::warn!("{} is left out: {why}", path_text(path));
 }
-fn no_name(folder: &Folder, name: &[u8]) -> Error {
-    let (path, len, most) = (path_text(&folder.path_of(name)), name.len(), limits::FILE_NAME_LEN_MAX);
-    let words = format!("{path} has a name of {len} bytes, and a backup holds names of 1 to {most}");
-    Error::new(Kind::Source, words).hint("rename it; --keep-going backs up the rest, --exclude leaves it out")
-}
-

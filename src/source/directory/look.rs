@@ -82,6 +82,11 @@ impl Look {
         Spot { inode: self.inode, ctime: self.ctime }
     }
 
+    /// Whether it is one file with another look, touched or not.
+    pub fn is_same_file(&self, other: &Look) -> bool {
+        (self.device, self.inode, self.kind) == (other.device, other.inode, other.kind)
+    }
+
     /// Whether it is one file with another look and nobody touched it in between, as far as the kernel tells.
     pub fn is_untouched_since(&self, before: &Look) -> bool {
         (self.spot(), self.mtime, self.size) == (before.spot(), before.mtime, before.size)

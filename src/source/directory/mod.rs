@@ -136,11 +136,13 @@ impl Directory {
     }
 }
 
-/// Lets this process have as many files open as its limit can be raised to: one for each directory of a deep path.
-pub fn open_many_files() {
+/// Lets this process have as many files open as its limit can be raised to: one for each directory of a deep path. How many that are.
+pub fn open_many_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!("the number of open files stays limited: {error}");
+        return limit.current.unwrap_or(u64::MAX);
     }
+    limit.maximum.unwrap_or(u64::MAX)
 }
