@@ -1,6 +1,6 @@
 //! Chunks that a check found damaged: writers reuse them no more, so that the next backup of the same bytes stores them afresh.
 //!
-//! One object for each check that found something; its part is JSON, a list of [`DamagedChunk`].
+//! One object for each check that found something, more where that is very much; its parts are JSON, each a list of [`DamagedChunk`].
 
 use super::Repository;
 use super::objects::random_id;
@@ -8,6 +8,11 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{ChunkId, Corrupt, ObjectId, PackId, ids::SealKind};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+
+/// So many fit into one part.
+const PER_PART: usize = 20_000;
+/// So many parts fit into one object.
+const PARTS_MAX: usize = 64;
 
 /// One sealed chunk that does not open, or a pack that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,14 +71,13 @@ impl Repository {
     pub async fn note_damaged(&self, found: &[DamagedChunk]) -> Result<()> {
         let known = self.damaged().await?;
         let new: Vec<_> = found.iter().filter(|one| !known.0.contains(one)).collect();
-        // A note is a help to the next backup; what does not fit into one part is found again by the next check.
-        let new = &new[..new.len().min(20_000)];
-        if new.is_empty() {
-            return Ok(());
+        for some in new.chunks(PER_PART * PARTS_MAX) {
+            let parts = some.chunks(PER_PART).map(serde_json::to_vec).collect::<serde_json::Result<Vec<_>>>();
+            let parts = parts.map_err(|error| {
+                Error::new(Kind::Unsupported, "write down what is damaged").caused_by(error)
+            })?;
+            let _len = self.put_object(SealKind::Damaged, random_id()?, &parts).await?;
         }
-        let part = serde_json::to_vec(new)
-            .map_err(|error| Error::new(Kind::Unsupported, "write down what is damaged").caused_by(error))?;
-        let _len = self.put_object(SealKind::Damaged, random_id()?, &[part]).await?;
         Ok(())
     }
 }

@@ -216,19 +216,26 @@ impl OpenPack {
 
 impl Repository {
     /// Reads a pack that was just written, and holds it to the checksum that it was sent with. One that arrived otherwise goes; where nothing may
-    /// be deleted, it is noted, so that nobody takes it for one that was left behind.
+    /// be deleted, or another run took it for one that was left behind and may have built upon it, it is noted, so that nobody else does.
     async fn read_back(&self, pack: PackId, len: u64, checksum: [u8; 16]) -> Result<()> {
         let name = names::pack(pack)?;
         if self.has_checksum(&name, len, checksum).await? {
             return Ok(());
         }
-        if let Err(error) = self.store.delete(&name).await {
+        if let Err(error) = self.remove_unless_indexed(pack, &name).await {
             tracing::warn!("remove what did not arrive as it was sent: {error}");
             if let Err(error) = self.note_damaged(&[DamagedChunk { pack, chunk: None }]).await {
                 tracing::warn!("note that {name} did not arrive as it was sent: {error}");
             }
         }
         Err(Error::new(Kind::Corrupt, format!("read {name} back: it did not arrive as it was sent")))
+    }
+
+    async fn remove_unless_indexed(&self, pack: PackId, name: &Name) -> Result<()> {
+        if self.newest_index().await?.packs().binary_search(&pack.0).is_ok() {
+            return Err(Error::new(Kind::Busy, format!("another run relies on {name}")));
+        }
+        self.store.delete(name).await
     }
 
     /// Whether a pack that was left behind is as it was sent: all of it is read.

@@ -10,10 +10,11 @@
 
 use crate::backup::{ImageSource, Input, ItemSource, Job, Parent, TreeCopy, between, run as back_up};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::BackupId;
 use crate::format::record::{Content, Item, Record};
+use crate::format::{BackupId, ids::SealKind};
 use crate::image::{Engine, Image, Map, compare};
 use crate::progress::{Cancel, Progress};
+use crate::repo::names;
 use crate::seal::LEVEL_DEFAULT;
 use crate::source::Facts;
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ pub fn run(
     refuse_itself(from, to)?;
     let there = runtime.block_on(from.repository()?.list_ours()).context(|| "list what is to be copied")?;
     let here = runtime.block_on(to.repository()?.list_ours()).context(|| "list what is there already")?;
+    let damaged_here: BTreeMap<BackupId, Error> = here.damaged.into_iter().collect();
     let mut here: BTreeMap<BackupId, Record> =
         here.records.into_iter().map(|record| (record.id, record)).collect();
     let mut report = Report { left: there.damaged, ..Report::default() };
@@ -66,10 +68,21 @@ pub fn run(
             report.present += 1;
             continue;
         }
+        // Its name is taken there, so a copy of it has no place.
+        if let Some(error) = damaged_here.get(&record.id) {
+            report.left.push((record.id, sides.taken(record.id, error)?));
+            continue;
+        }
         match sides.copy(record, &there.records, &here) {
             Ok(copied) => {
                 let _none = here.insert(copied.id, copied.clone());
                 report.copied.push(copied);
+            }
+            // Somebody else has copied it meanwhile.
+            Err(error) if error.kind() == Kind::Refused => {
+                let there = runtime.block_on(to.repository()?.record(record.id)).map_err(|_| error)?;
+                let _none = here.insert(there.id, there);
+                report.present += 1;
             }
             // One backup that can't be read or held says nothing of the others.
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Missing | Kind::Unsupported) => {
@@ -156,6 +169,19 @@ impl Sides<'_> {
             copied => copied,
         };
         copied.context(|| format!("copy backup {}", record.id))
+    }
+
+    /// What keeps a copy from being listed: a record of its id, which can't be read there.
+    fn taken(&self, id: BackupId, error: &Error) -> Result<Error> {
+        let words = format!("its record at {} can't be read", self.to.repository()?.store.place());
+        let taken = Error::new(error.kind(), words).caused_by(error.clone());
+        if error.kind() != Kind::Corrupt {
+            return Ok(taken);
+        }
+        let name = names::object(SealKind::Record, id.into())?;
+        Ok(taken.hint(format!(
+            "delete {name} there and copy again: what it needs and is there is not sent again"
+        )))
     }
 
     fn copy_over(&self, record: &Record, both: Option<Both<'_>>) -> Result<Record> {

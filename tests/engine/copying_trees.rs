@@ -36,25 +36,25 @@ use tempfile::TempDir;
 const OTHER_CHUNK: u32 = 16 << 10;
 
 /// A repository with backups, and one that is to have them too.
-struct Sites {
-    from: Bench,
-    to: Bench,
+pub(crate) struct Sites {
+    pub(crate) from: Bench,
+    pub(crate) to: Bench,
     there: Arc<MemStore>,
-    here: Arc<MemStore>,
+    pub(crate) here: Arc<MemStore>,
 }
 
 impl Sites {
-    fn new() -> Sites {
+    pub(crate) fn new() -> Sites {
         let ((from, there), (to, here)) = (Bench::in_memory(), Bench::in_memory_cut_at(OTHER_CHUNK));
         Sites { from, to, there, here }
     }
 
-    fn sync(&self) -> Report {
+    pub(crate) fn sync(&self) -> Report {
         copy(&self.from, &self.to).expect("copy")
     }
 
     /// The only backup that is missing.
-    fn copied(&self) -> Record {
+    pub(crate) fn copied(&self) -> Record {
         let report = self.sync();
         assert!(report.left.is_empty(), "{:?}", report.left);
         let [copied] = report.copied.as_slice() else { panic!("{report:?}") };
@@ -74,7 +74,7 @@ impl Sites {
     }
 }
 
-fn copy(from: &Bench, to: &Bench) -> Result<Report> {
+pub(crate) fn copy(from: &Bench, to: &Bench) -> Result<Report> {
     let (from, to) = (from.engine()?, to.engine()?);
     sync::run(&from, &to, runtime(), &Wish::default(), &Progress::default(), &Cancel::default())
 }

@@ -491,6 +491,23 @@ fn c4_a_damaged_map_node_or_a_lost_pack_heals_in_the_same_way() {
 }
 
 #[test]
+fn c4_more_damage_than_one_part_of_a_note_holds_is_noted_all_the_same() {
+    let (bench, _) = Bench::in_memory();
+    let pack = PackId([9; 16]);
+    let chunk = |number: u32| {
+        let mut id = [7; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        ChunkId(id)
+    };
+    let one = |number| afterimage::repo::damaged::DamagedChunk { pack, chunk: Some(chunk(number)) };
+    let found: Vec<_> = (0..20_001).map(one).collect();
+    wait(bench.repository().unwrap().note_damaged(&found)).unwrap();
+    let noted = wait(bench.elsewhere().repository().unwrap().damaged()).unwrap();
+    assert!((0..20_001).all(|number| noted.has(pack, chunk(number))));
+    assert!(!noted.has(pack, chunk(20_001)));
+}
+
+#[test]
 fn c4_one_unreadable_note_of_damage_does_not_hide_the_others() {
     let three = Three::new();
     let harmed = places(&three.bench, &three.records[0].0)[&3];

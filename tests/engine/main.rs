@@ -20,6 +20,7 @@ mod random;
 mod restoring;
 mod restoring_trees;
 mod round_trips;
+mod second_site;
 mod seen;
 mod shares;
 mod sources;
