@@ -53,12 +53,16 @@ fn relied_on(plan: &ItemPlan<'_>, at: u64, child: Child) -> Result<Child> {
     if plan.known.holds(child.id, child.place) {
         return Ok(child);
     }
-    let elsewhere = plan.known.find(child.id).map(|place| Child { place, ..child });
-    elsewhere.ok_or_else(|| {
-        let words = format!("the parent's copy of the unchanged bytes from {at} on is damaged or gone");
-        Error::new(Kind::Corrupt, words)
-            .hint("back up without the list of changes: what is missing is then stored afresh")
-    })
+    if let Some(place) = plan.known.find(child.id) {
+        return Ok(Child { place, ..child });
+    }
+    let repository = plan.engine.repository()?;
+    if plan.runtime.block_on(plan.known.holds_after_all(repository, child.id, child.place))? {
+        return Ok(child);
+    }
+    let words = format!("the parent's copy of the unchanged bytes from {at} on is damaged or gone");
+    Err(Error::new(Kind::Corrupt, words)
+        .hint("back up without the list of changes: what is missing is then stored afresh"))
 }
 
 /// The largest node that begins at `at` and ends before `end`.

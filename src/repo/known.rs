@@ -11,8 +11,8 @@ use crate::format::index::{PackRows, parse_part, parse_supersedes};
 use crate::format::pack::tile;
 use crate::format::{ChunkId, ObjectId, PackId, Place, ids::SealKind};
 use crate::store::list_all;
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// How many packs without an index get one together.
 const ORPHANS_AT_ONCE: usize = 64;
@@ -26,6 +26,8 @@ pub struct Known {
     has_lost: bool,
     /// Every pack that the store listed, with its length, sorted.
     packs: Vec<(PackId, u64)>,
+    /// Packs that were found there although the store did not list them, with their lengths.
+    late: RwLock<HashMap<PackId, u64>>,
 }
 
 impl Known {
@@ -40,8 +42,30 @@ impl Known {
     /// Whether a place that somebody else recorded may be relied on: its pack is there and long enough, and no check has found
     /// this chunk of it damaged.
     pub fn holds(&self, id: ChunkId, place: Place) -> bool {
-        let at = self.packs.binary_search_by_key(&place.pack, |(pack, _)| *pack);
-        at.is_ok_and(|at| place.end() < self.packs[at].1) && !self.damaged.has(place.pack, id)
+        let len = self.pack_len(place.pack);
+        len.is_some_and(|len| place.end() < len) && !self.damaged.has(place.pack, id)
+    }
+
+    fn pack_len(&self, pack: PackId) -> Option<u64> {
+        match self.packs.binary_search_by_key(&pack, |(listed, _)| *listed) {
+            Ok(at) => Some(self.packs[at].1),
+            Err(_) => self.late.read().unwrap_or_else(PoisonError::into_inner).get(&pack).copied(),
+        }
+    }
+
+    /// The same, where much hangs on it: a listing may lack what is young, so a pack that it lacks is asked for once.
+    pub async fn holds_after_all(&self, repository: &Repository, id: ChunkId, place: Place) -> Result<bool> {
+        if self.pack_len(place.pack).is_none() {
+            match repository.store.stat(&names::pack(place.pack)?).await {
+                Ok(stat) => {
+                    let mut late = self.late.write().unwrap_or_else(PoisonError::into_inner);
+                    let _same = late.insert(place.pack, stat.len);
+                }
+                Err(error) if error.kind() == Kind::Missing => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.holds(id, place))
     }
 
     /// Whether no check has found any damage, and no pack is gone.
@@ -156,7 +180,7 @@ impl Repository {
             packs.iter().filter(|(pack, _)| indexed.binary_search(&pack.0).is_err()).collect();
         self.take_up_orphans(&segments, &orphans, reads_back).await?;
         let overlay = Overlay::new(self.cache.join("index"));
-        Ok(Known { segments, overlay, damaged, has_lost, packs })
+        Ok(Known { segments, overlay, damaged, has_lost, packs, late: RwLock::default() })
     }
 
     /// The table of a pack that its writer did not live to name in an index; it may not even have lived to see it durable.

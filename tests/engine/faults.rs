@@ -4,6 +4,7 @@
 
 use crate::corruption::publish_copies;
 use crate::fixture::{Bench, CHUNK, chunks, image, noise, wait};
+use afterimage::backup::{Job, Parent};
 use afterimage::error::{Error, Kind, Result};
 use afterimage::format::record::Record;
 use afterimage::source::fake::Fake;
@@ -263,6 +264,27 @@ fn b6_a_listing_that_lacks_what_is_new_costs_space_and_no_backup() {
     unlucky.truth.is_sound();
     let three = unlucky.bench.backup("disk", Fake::of(after())).unwrap();
     assert_eq!(three.stats.bytes_new, 0);
+}
+
+#[test]
+fn b6_what_is_called_unchanged_is_found_in_packs_that_are_not_listed_yet() {
+    let (truth, store) = Bench::in_memory();
+    let fault = Arc::new(Fault::new(store, 1));
+    let here = truth.through(fault.clone());
+    let bytes = noise(1, 40 * CHUNK);
+    let first = here.backup("disk", Fake::of(bytes.clone())).unwrap();
+    fault.plan_under(Verb::List, "packs/", When::From(1), Harm::Stale(Duration::from_secs(3600)));
+    fault.plan_under(Verb::List, "index/", When::From(1), Harm::Stale(Duration::from_secs(3600)));
+    for bench in [&here, &truth.elsewhere().through(fault.clone())] {
+        let changed = chunks(7, 1);
+        let source = Fake::empty(bytes.len() as u64).with(0, changed.clone());
+        let source = source.same(CHUNK as u64, (bytes.len() - CHUNK) as u64);
+        let record =
+            bench.run(Job { parent: Parent::Of(first.id), ..crate::fixture::job("disk", source) }).unwrap();
+        assert!(truth.read(&record).unwrap() == [changed, bytes[CHUNK..].to_vec()].concat());
+    }
+    assert!(fault.hits() >= 4);
+    truth.is_sound();
 }
 
 #[test]
