@@ -3,7 +3,7 @@
 //! A file is written as `new-*` and renamed to `<16 hex>.seg`; whoever lists the folder sees complete files only. Its writer holds a lock on
 //! it meanwhile, so one that can be locked was left by a crash. `lock` is held by whoever replaces files by others.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,10 @@ pub(super) struct Draft {
 impl Draft {
     /// A new file in `dir`, which is made if it is not there.
     pub(super) fn begin(dir: &Path) -> io::Result<Draft> {
+        Draft::begin_with(dir, File::try_lock)
+    }
+
+    fn begin_with(dir: &Path, lock: impl Fn(&File) -> Result<(), TryLockError>) -> io::Result<Draft> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         for _ in 0..DRAFT_TRIES {
@@ -33,9 +37,14 @@ impl Draft {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                     opened => opened?,
                 };
-            // A sweep may have come between the two calls; then this draft is not ours any more.
-            if file.try_lock().is_ok() && file.metadata()?.nlink() > 0 {
-                return Ok(Draft { file, path, is_named: true });
+            let locked = lock(&file);
+            let draft = Draft { file, path, is_named: true };
+            match locked {
+                // A sweep may have come between the two calls; then this draft is not ours any more.
+                Ok(()) if draft.file.metadata()?.nlink() > 0 => return Ok(draft),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                // Not every file system has locks.
+                Err(TryLockError::Error(error)) => return Err(error),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -108,4 +117,34 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let paths = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(&wanted));
     paths.map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_whose_file_system_has_no_locks_is_asked_once_and_left_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let tries = AtomicU64::new(0);
+        let no_locks = |_: &File| {
+            let _before = tries.fetch_add(1, Ordering::Relaxed);
+            Err(TryLockError::Error(io::ErrorKind::Unsupported.into()))
+        };
+        let error = Draft::begin_with(dir.path(), no_locks).err().unwrap();
+        assert_eq!((error.kind(), tries.into_inner()), (io::ErrorKind::Unsupported, 1));
+        assert!(files(dir.path(), |_| true).is_empty());
+    }
+
+    #[test]
+    fn a_draft_that_a_sweep_holds_is_given_up_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let tries = AtomicU64::new(0);
+        let held_once = |file: &File| match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(TryLockError::WouldBlock),
+            _ => file.try_lock(),
+        };
+        let draft = Draft::begin_with(dir.path(), held_once).unwrap();
+        assert_eq!(files(dir.path(), |_| true), [draft.path.clone()]);
+    }
 }
