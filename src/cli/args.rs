@@ -329,7 +329,7 @@ pub(super) struct Restore {
     /// Overwrite even what was backed up
     #[arg(long)]
     pub(super) force: bool,
-    /// Of a share: only what lies at this path, and the directories that lead there
+    /// Of a share: only what lies at this path, and the directories that lead there; those that are there stay as they are
     #[arg(long, value_name = "PATH")]
     pub(super) only: Vec<OsString>,
     /// Of a share: into a directory that is not empty; nothing is removed

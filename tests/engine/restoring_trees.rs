@@ -281,6 +281,79 @@ fn only_a_part_comes_with_the_directories_that_lead_to_it() {
 }
 
 #[test]
+fn what_only_leads_to_a_part_and_was_there_stays_as_it_is() {
+    let plants: Plants = [
+        ("", directory_plant().owned(1234, 5678)),
+        ("a", directory_plant().owned(1234, 5678).mode(0o777)),
+        ("a/b", mine(directory_plant())),
+        ("a/b/file", mine(file(b"x"))),
+        ("a/new", mine(directory_plant().mode(0o750))),
+        ("a/new/file", mine(file(b"y"))),
+    ]
+    .map(|(path, plant)| (path.as_bytes().to_vec(), plant))
+    .into();
+    let (_bench, tree) = grown(&plants);
+    let (_dir, target) = place();
+    std::fs::create_dir_all(target.join("a/b")).unwrap();
+    for (path, mode) in [("", 0o700), ("a", 0o500)] {
+        let path = target.join(path);
+        let set = |name, value: &[u8]| {
+            rustix::fs::setxattr(&path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+        };
+        set("user.note", b"newer");
+        set("system.posix_acl_default", &ACL);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let before = look(&target);
+    let wish = Wish { into: true, ..request(&tree, &target).wish };
+    let into = Request { part: Part::of([&b"a/b"[..]]), wish, ..request(&tree, &target) };
+    let done = run(&into).unwrap();
+    assert!(done.verified && done.losses.is_empty(), "{done:?}");
+    assert_eq!(std::fs::read(target.join("a/b/file")).unwrap(), b"x");
+    let after = look(&target);
+    for path in [&b""[..], b"a"] {
+        assert_eq!(after.paths[path], before.paths[path], "{}", path.escape_ascii());
+    }
+    // One that leads there and was not there is the backup's.
+    let done = run(&Request { part: Part::of([&b"a/new/file"[..]]), ..into }).unwrap();
+    assert!(done.losses.is_empty(), "{done:?}");
+    assert_eq!(stat(&target.join("a/new")).stx_mode & 0o7777, 0o750);
+    assert_eq!(stat(&target.join("a")).stx_mode & 0o7777, 0o500);
+}
+
+#[test]
+fn r8_a_part_that_was_begun_in_an_empty_directory_is_ended_with_what_leads_to_it() {
+    let plants = odd();
+    let (_bench, tree) = grown(&plants);
+    let (_dir, target) = place();
+    std::fs::create_dir_all(target.join("hard")).unwrap();
+    let note = br#"{"backup":"1234","item":"tree","only":null,"began_empty":true}"#;
+    std::fs::write(target.join(".afterimage-restore"), note).unwrap();
+    let part = Part::of([&b"hard/one"[..]]);
+    let done = run(&Request { part, ..request(&tree, &target) }).unwrap();
+    assert!(done.resumed);
+    let some = [&b""[..], b"hard", b"hard/one"];
+    holds(&target, &some.iter().map(|path| (path.to_vec(), plants[*path].clone())).collect());
+}
+
+#[test]
+fn a_share_with_lost_and_found_comes_back_onto_a_new_file_system_that_has_one() {
+    let plants: Plants = [
+        ("", directory_plant()),
+        ("lost+found", directory_plant().mode(0o700)),
+        ("lost+found/#12", file(b"found")),
+        ("z", file(b"x")),
+    ]
+    .map(|(path, plant)| (path.as_bytes().to_vec(), mine(plant)))
+    .into();
+    let (_bench, tree) = grown(&plants);
+    let (_dir, target) = place();
+    std::fs::create_dir_all(target.join("lost+found")).unwrap();
+    let _done = run(&request(&tree, &target)).unwrap();
+    holds(&target, &plants);
+}
+
+#[test]
 fn r3_the_source_and_the_repository_are_refused_however_they_are_reached() {
     let (_bench, tree) = grown(&odd());
     let dir = tempfile::tempdir().unwrap();

@@ -82,10 +82,14 @@ pub struct Facts {
     pub read_only: bool,
     /// This user may not write there.
     pub denied: bool,
-    /// There is nothing in it.
+    /// There is nothing in it that is anybody's.
     pub is_empty: bool,
+    /// There is nothing in it at all, nor what comes with every new file system.
+    pub is_bare: bool,
     /// A restore into it was begun and not ended.
     pub begun: Option<Marker>,
+    /// It was empty when that one was begun.
+    pub begun_empty: bool,
     /// It is what was backed up, lies inside of it, or holds it.
     pub is_source: bool,
     /// It lies inside the repository.
@@ -130,8 +134,11 @@ pub(super) fn look(
             let facts = gather(machine, path, Seen::Itself(&directory), guarded, source)?;
             let folder = Folder::new(directory.into());
             let is_empty = folder.is_empty(|name| name == LOST_AND_FOUND).context(looking)?;
-            let begun = Marker::read(&folder);
-            Ok(Looked { facts: Facts { is_empty, begun, ..facts }, folder, to_make: None })
+            let is_bare = is_empty && folder.is_empty(|_| false).context(looking)?;
+            let (begun, begun_empty) = Marker::read(&folder).unzip();
+            let begun_empty = begun_empty.unwrap_or(false);
+            let facts = Facts { is_empty, is_bare, begun, begun_empty, ..facts };
+            Ok(Looked { facts, folder, to_make: None })
         }
         Err(Errno::NOENT) => {
             use std::os::unix::ffi::OsStrExt;
@@ -205,7 +212,9 @@ fn gather(
         read_only: room.f_flag.contains(StatVfsMountFlags::RDONLY) || is_immutable(directory),
         denied: denied.is_err(),
         is_empty: true,
+        is_bare: true,
         begun: None,
+        begun_empty: false,
         is_source: is_source(&real, guarded.source, source.filter(|_| is_there))?,
         in_repository: inside(repository)?,
         holds_repository: holds(repository)?,

@@ -59,6 +59,10 @@ impl Finishing<'_> {
         let own = self.folders.pop();
         let held = own.as_ref().unwrap_or(self.root).itself();
         let held = held.map_err(|errno| failed("look at", found.path, errno))?;
+        if self.writing.passed.has(found.path) {
+            let given_back = self.writing.passed.give_back(found.path, &held);
+            return given_back.map_err(|errno| failed("give its mode back to", found.path, errno));
+        }
         let attributes = self.writing.values(found.member, found.attributes, found.path)?;
         let (entry, without) = (found.member.entry(), self.writing.keep.without);
         let dress = Dress { entry, attributes, lost: found.lost, without };

@@ -49,6 +49,8 @@ pub struct Verdict {
     pub onto: bool,
     /// It goes on where an earlier run stopped.
     pub resumes: bool,
+    /// There was nothing when it was begun: all that is there now is of its own making.
+    pub fresh: bool,
     /// What is done without.
     pub without: Aspects,
     /// What the user should hear.
@@ -177,8 +179,9 @@ pub fn judge(facts: &Facts, needs: &Needs, wish: &Wish) -> Result<Verdict, Refus
     }
     Ok(Verdict {
         create: facts.what == What::Missing,
-        onto: !facts.is_empty,
+        onto: !facts.is_bare,
         resumes,
+        fresh: facts.is_empty || resumes && facts.begun_empty,
         without: facts.lacks().and(facts.user.may_not),
         notes,
     })
@@ -247,7 +250,9 @@ mod tests {
             read_only: false,
             denied: false,
             is_empty: true,
+            is_bare: true,
             begun: None,
+            begun_empty: false,
             is_source: false,
             in_repository: false,
             holds_repository: false,
@@ -315,19 +320,25 @@ mod tests {
 
     #[test]
     fn r8_a_directory_with_something_in_it_is_for_those_who_say_so_or_who_began_it() {
-        let full = Facts { is_empty: false, ..place() };
+        let full = Facts { is_empty: false, is_bare: false, ..place() };
         let begun = |backup: &str| Facts { begun: Some(marker(backup)), ..full.clone() };
         let none = Needs::default();
         assert_eq!(judge(&full, &none, &plain()), Err(Refusal::NotEmpty));
         assert_eq!(judge(&begun("other"), &none, &plain()), Err(Refusal::Begun(Box::new(marker("other")))));
         let resumed = judge(&begun("this"), &none, &plain()).unwrap();
-        assert!(resumed.resumes && resumed.onto && !resumed.create);
+        assert!(resumed.resumes && resumed.onto && !resumed.create && !resumed.fresh);
+        let ours = Facts { begun_empty: true, ..begun("this") };
+        assert!(judge(&ours, &none, &plain()).unwrap().fresh, "all of it is of our making");
+        let others = Facts { begun_empty: true, ..begun("other") };
+        assert!(!judge(&others, &none, &Wish { into: true, ..plain() }).unwrap().fresh);
         for facts in [full.clone(), begun("other")] {
             let onto = judge(&facts, &none, &Wish { into: true, ..plain() }).unwrap();
-            assert!(onto.onto && !onto.resumes);
+            assert!(onto.onto && !onto.resumes && !onto.fresh);
         }
+        let formatted = judge(&Facts { is_bare: false, ..place() }, &none, &plain()).unwrap();
+        assert!(formatted.onto && formatted.fresh, "there is a lost+found, which is nobody's");
         let new = judge(&Facts { what: What::Missing, ..place() }, &none, &plain()).unwrap();
-        assert!(new.create && !new.onto);
+        assert!(new.create && !new.onto && new.fresh);
     }
 
     #[test]
@@ -366,7 +377,7 @@ mod tests {
     #[test]
     fn r11_what_is_in_the_way_is_removed_only_by_those_who_said_delete() {
         let needs = Needs { in_the_way: (2, b"a/b".to_vec()), ..Needs::default() };
-        let full = Facts { is_empty: false, ..place() };
+        let full = Facts { is_empty: false, is_bare: false, ..place() };
         let refused = judge(&full, &needs, &Wish { into: true, ..plain() }).unwrap_err();
         assert_eq!(refused, Refusal::InTheWay { count: 2, first: b"a/b".to_vec() });
         assert!(judge(&full, &needs, &all_of_it()).is_ok());

@@ -27,10 +27,20 @@ pub struct Marker {
     pub only: Option<String>,
 }
 
+/// What is written down.
+#[derive(Serialize, Deserialize)]
+struct Note<M> {
+    #[serde(flatten)]
+    marker: M,
+    /// There was nothing when it was begun.
+    #[serde(default)]
+    began_empty: bool,
+}
+
 impl Marker {
-    /// Writes it down.
-    pub(super) fn write(&self, folder: &Folder) -> std::io::Result<()> {
-        let words = serde_json::to_vec(self)?;
+    /// Writes it down, and whether there was nothing when it was begun.
+    pub(super) fn write(&self, folder: &Folder, began_empty: bool) -> std::io::Result<()> {
+        let words = serde_json::to_vec(&Note { marker: self, began_empty })?;
         match rustix::fs::fsetxattr(folder, ATTRIBUTE, &words, XattrFlags::empty()) {
             Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {}
             written => return Ok(written?),
@@ -43,7 +53,7 @@ impl Marker {
     }
 
     /// What was written down, if anything was.
-    pub(super) fn read(folder: &Folder) -> Option<Marker> {
+    pub(super) fn read(folder: &Folder) -> Option<(Marker, bool)> {
         let mut words = vec![0; LEN_MAX as usize];
         match rustix::fs::fgetxattr(folder, ATTRIBUTE, &mut words[..]) {
             Ok(len) => words.truncate(len),
@@ -53,7 +63,8 @@ impl Marker {
                 let _len = file.take(LEN_MAX).read_to_end(&mut words).ok()?;
             }
         }
-        serde_json::from_slice(&words).ok()
+        let note: Note<Marker> = serde_json::from_slice(&words).ok()?;
+        Some((note.marker, note.began_empty))
     }
 
     /// Takes it away.
@@ -83,9 +94,9 @@ mod tests {
         let marker = Marker { backup: "3fa9".into(), item: "tree".into(), only: Some("a/b".into()) };
         let before = std::fs::metadata(dir.path()).unwrap();
         assert_eq!(Marker::read(&folder), None);
-        marker.write(&folder).unwrap();
-        marker.write(&folder).unwrap();
-        assert_eq!(Marker::read(&folder), Some(marker));
+        marker.write(&folder, false).unwrap();
+        marker.write(&folder, true).unwrap();
+        assert_eq!(Marker::read(&folder), Some((marker, true)));
         Marker::remove(&folder).unwrap();
         Marker::remove(&folder).unwrap();
         assert_eq!(Marker::read(&folder), None);
@@ -103,5 +114,14 @@ mod tests {
         assert_eq!(Marker::read(&folder), None);
         let _unsupported = rustix::fs::fsetxattr(&folder, ATTRIBUTE, b"[]", XattrFlags::empty());
         assert_eq!(Marker::read(&folder), None);
+    }
+
+    #[test]
+    fn r8_a_marker_that_does_not_say_what_there_was_says_that_there_was_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = Marker { backup: "3fa9".into(), item: "tree".into(), only: None };
+        std::fs::write(dir.path().join(".afterimage-restore"), serde_json::to_vec(&marker).unwrap()).unwrap();
+        let folder = Folder::new(rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap());
+        assert_eq!(Marker::read(&folder), Some((marker, false)));
     }
 }

@@ -22,6 +22,7 @@ mod losses;
 mod marker;
 mod onto;
 mod part;
+mod passed;
 mod quota;
 mod survey;
 mod verify;
@@ -43,6 +44,7 @@ use crate::source::machine::Machine;
 use dress::{Dress, Refused};
 use fit::Fit;
 use folder::{Folder, Held};
+use passed::Passed;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashSet;
@@ -123,11 +125,11 @@ pub fn restore_tree_as(
     let mut looked = facts::look(&Machine::here(), request.target, request.guarded, request.source)?;
     looked.facts.system = kind.unwrap_or(looked.facts.system);
     let facts = &looked.facts;
-    let _early = judge(facts, &Needs::default(), &request.wish).map_err(refuse)?;
+    let early = judge(facts, &Needs::default(), &request.wish).map_err(refuse)?;
     let fit = Fit::new(facts);
     let walk = Walk { tree: request.tree, part: &request.part, fit: &fit, cancel };
     let there = looked.to_make.is_none().then_some(&looked.folder);
-    let survey = survey::survey(&walk, facts, there.filter(|_| !facts.is_empty))?;
+    let survey = survey::survey(&walk, facts, there.filter(|_| !facts.is_bare), early.fresh)?;
     let verdict = judge(facts, &survey.needs, &request.wish).map_err(refuse)?;
     progress.expect(survey.totals.bytes.saturating_mul(if request.verify { 2 } else { 1 }));
 
@@ -139,11 +141,14 @@ pub fn restore_tree_as(
     let counts = Counts::new(progress);
     let manner = Manner {
         onto: verdict.onto,
+        fresh: verdict.fresh,
         differential: request.differential || verdict.resumes,
         delete: request.wish.delete,
         cancel,
     };
-    let writing = Writing { engine: request.tree.engine(), manner: &manner, keep: &keep, counts: &counts };
+    let passed = Passed::default();
+    let engine = request.tree.engine();
+    let writing = Writing { engine, manner: &manner, keep: &keep, counts: &counts, passed: &passed };
     let run = Run { request, walk: &walk, root: &root, writing: &writing, progress };
     run.all().map_err(|error| unfinished(error, request.target, &counts))?;
     Ok(Done {
@@ -175,7 +180,7 @@ impl Run<'_> {
     fn all(&self) -> Result<()> {
         let target = self.request.target.display();
         if let Some(marker) = &self.request.wish.marker {
-            let written = marker.write(self.root);
+            let written = marker.write(self.root, self.writing.manner.fresh);
             written.map_err(|error| {
                 Error::io(format!("note on {target} what is restored"), error).as_kind(Kind::Target)
             })?;
@@ -203,6 +208,9 @@ impl Run<'_> {
     }
 
     fn dress_top(&self) -> Result<()> {
+        if self.writing.passed.has(b"") {
+            return Ok(());
+        }
         let runtime = self.request.tree.engine().runtime();
         let top = runtime.block_on(self.request.tree.top())?;
         let set = runtime.block_on(top.attributes())?;
@@ -239,6 +247,8 @@ fn unfinished(error: Error, target: &Path, counts: &Counts<'_>) -> Error {
 struct Manner<'a> {
     /// Something may be there already.
     onto: bool,
+    /// There was nothing when it was begun.
+    fresh: bool,
     /// What is there is held to the backup, and changed in place.
     differential: bool,
     /// What the backup has not is removed.

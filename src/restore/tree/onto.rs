@@ -161,15 +161,16 @@ pub(super) fn is_special(there: &Held, special: Special) -> rustix::io::Result<b
     })
 }
 
-/// Enters a directory that is there, and sees to it that its owner may write in it for now.
-pub(super) fn enter_to_write(folder: &Folder, name: &[u8]) -> rustix::io::Result<Folder> {
+/// Enters a directory that is there, and sees to it that its owner may write in it for now; the mode that it had, if it had to be changed.
+pub(super) fn enter_to_write(folder: &Folder, name: &[u8]) -> rustix::io::Result<(Folder, Option<Mode>)> {
     let held = folder.hold(name)?;
     let mode = u32::from(held.stat().stx_mode) & 0o7777;
     let is_own = held.stat().stx_uid == rustix::process::geteuid().as_raw();
-    if is_own && held.kind() == FileType::Directory && mode & 0o700 != 0o700 {
+    let opens = is_own && held.kind() == FileType::Directory && mode & 0o700 != 0o700;
+    if opens {
         rustix::fs::chmod(held.path(), Mode::from_raw_mode(mode | 0o700))?;
     }
-    folder.enter(name)
+    Ok((folder.enter(name)?, opens.then(|| Mode::from_raw_mode(mode))))
 }
 
 /// Removes from a directory what the tree has not in it.

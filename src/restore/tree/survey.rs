@@ -28,6 +28,8 @@ pub(super) struct Survey {
 struct Counting<'a> {
     facts: &'a Facts,
     fit: &'a Fit,
+    /// There was nothing when it was begun.
+    fresh: bool,
     survey: Survey,
     /// Files with several names, of which one was seen.
     linked: HashSet<super::LinkKey>,
@@ -36,11 +38,11 @@ struct Counting<'a> {
 }
 
 /// Counts what a walk comes by. `there`: the target, where it may already hold something.
-pub(super) fn survey(walk: &Walk<'_>, facts: &Facts, there: Option<&Folder>) -> Result<Survey> {
+pub(super) fn survey(walk: &Walk<'_>, facts: &Facts, there: Option<&Folder>, fresh: bool) -> Result<Survey> {
     let survey = Survey { needs: Needs::default(), totals: Totals::default() };
     let top = there.map(|folder| folder.walk([])).transpose().context(|| "look at what is there")?;
     let (linked, there) = (HashSet::new(), vec![top]);
-    let mut counting = Counting { facts, fit: walk.fit, survey, linked, there };
+    let mut counting = Counting { facts, fit: walk.fit, fresh, survey, linked, there };
     walk.each_while(&mut |step| {
         counting.see(step)?;
         Ok(counting.may_fit())
@@ -53,12 +55,15 @@ impl Counting<'_> {
         match step {
             Step::Enter(found) => {
                 self.survey.totals.directories += 1;
-                self.lose(&found, 1);
                 let there = if found.path.is_empty() { None } else { self.look(&found, true)? };
                 if !found.path.is_empty() {
                     self.there.push(there);
                 }
                 let is_new = self.there.last().is_some_and(Option::is_none);
+                // One that is there already and only leads to the part loses nothing: it stays as it is.
+                if found.is_inside || is_new || self.fresh {
+                    self.lose(&found, 1);
+                }
                 self.take(
                     u64::from(is_new),
                     self.directory_len(found.member.entry()).saturating_mul(is_new.into()),

@@ -23,6 +23,9 @@ pub(super) fn verify(walk: &Walk<'_>, root: &Folder, writing: &Writing<'_>) -> R
         }
         Step::Leave(found) => {
             let own = folders.pop();
+            if writing.passed.has(found.path) {
+                return Ok(());
+            }
             let held = own.as_ref().unwrap_or(root).itself();
             hold_dress(&found, &held.map_err(|errno| failed("look at", found.path, errno))?, writing)
         }

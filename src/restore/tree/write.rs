@@ -8,6 +8,7 @@ use super::content::{each_piece, read_all};
 use super::dress::Dress;
 use super::fit::Lost;
 use super::folder::{Folder, Held, Special};
+use super::passed::Passed;
 use super::walk::{Found, Step, Walk};
 use super::{Counts, Keep, LinkKey, Manner, link_key, onto};
 use crate::error::{Context, Error, Kind, Result};
@@ -17,6 +18,7 @@ use crate::image::Engine;
 use crate::image::files::{Stream, Taker, stream_files};
 use crate::image::tree::Member;
 use bytes::Bytes;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::FileExt;
@@ -41,6 +43,7 @@ pub(super) struct Writing<'a> {
     pub(super) manner: &'a Manner<'a>,
     pub(super) keep: &'a Keep<'a>,
     pub(super) counts: &'a Counts<'a>,
+    pub(super) passed: &'a Passed,
 }
 
 /// Where the walk is.
@@ -77,7 +80,9 @@ impl Making<'_, '_> {
     }
 
     fn enter(&mut self, walk: &Walk<'_>, found: &Found<'_>) -> Result<()> {
-        if !found.path.is_empty() {
+        if found.path.is_empty() {
+            self.pass(found, None);
+        } else {
             let folder = self.folder()?;
             let inner = self.directory(folder, found).map_err(|errno| failed("make", found.path, errno))?;
             self.folders.push(Arc::new(inner));
@@ -86,6 +91,13 @@ impl Making<'_, '_> {
             onto::remove_others(self.folder()?, found, self.writing, walk)?;
         }
         Ok(())
+    }
+
+    /// A directory was there already. One that only leads to the part that is meant is to stay as it is.
+    fn pass(&self, found: &Found<'_>, mode: Option<Mode>) {
+        if !found.is_inside && !self.writing.manner.fresh {
+            self.writing.passed.note(found.path, mode);
+        }
     }
 
     fn directory(&self, folder: &Folder, found: &Found<'_>) -> rustix::io::Result<Folder> {
@@ -104,7 +116,9 @@ impl Making<'_, '_> {
             counts.removed.add(1);
             return folder.make(name).inspect(|_| counts.directories.add(1));
         }
-        onto::enter_to_write(folder, name)
+        let (inner, mode) = onto::enter_to_write(folder, name)?;
+        self.pass(found, mode);
+        Ok(inner)
     }
 
     fn send(&mut self, found: &Found<'_>) -> Result<()> {
