@@ -354,6 +354,35 @@ fn a_share_with_lost_and_found_comes_back_onto_a_new_file_system_that_has_one() 
 }
 
 #[test]
+fn an_attribute_that_is_too_long_for_the_target_is_one_that_it_cannot_keep() {
+    let (_dir, target) = place();
+    std::fs::create_dir(&target).unwrap();
+    let long = noise(1, 5000);
+    let takes = rustix::fs::setxattr(&target, "user.x", &long, rustix::fs::XattrFlags::empty()).is_ok();
+    if takes {
+        return println!("SKIPPED the file system of temporary files keeps attributes of 5000 bytes");
+    }
+    let plants: Plants = [
+        ("", directory_plant()),
+        ("large", file(b"x").with(&[("user.x", &long), ("user.y", b"kept")])),
+        ("other", file(b"y")),
+    ]
+    .map(|(path, plant)| (path.as_bytes().to_vec(), mine(plant)))
+    .into();
+    let (_bench, tree) = grown(&plants);
+    let error = run(&request(&tree, &target)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Target);
+    assert!(error.to_string().contains("large") && error.to_string().contains("too long"), "{error}");
+    assert!(error.what_to_try().is_some_and(|hint| hint.contains("--lossy")), "{error:?}");
+    let wish = Wish { lossy: true, ..request(&tree, &target).wish };
+    let done = run(&Request { wish, ..request(&tree, &target) }).unwrap();
+    let lost: Vec<_> = done.losses.iter().map(|(aspect, loss)| (aspect, loss.paths.clone())).collect();
+    assert_eq!(lost, [(Aspect::UserAttributes, vec![b"large".to_vec()])]);
+    let kept = Plant::with(plants[&b"large"[..]].clone(), &[("user.y", b"kept")]);
+    holds(&target, &plants.into_iter().chain([(b"large".to_vec(), kept)]).collect());
+}
+
+#[test]
 fn r3_the_source_and_the_repository_are_refused_however_they_are_reached() {
     let (_bench, tree) = grown(&odd());
     let dir = tempfile::tempdir().unwrap();

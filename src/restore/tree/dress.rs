@@ -21,6 +21,11 @@ const SET_IDS: u16 = 0o6000;
 /// The kernel gives lists of names and values up to this length, and no longer ones.
 const LIST_LEN_MAX: usize = 64 * 1024;
 
+/// The value of an attribute is longer than the file system takes.
+pub(super) const TOO_LONG: Errno = Errno::TOOBIG;
+/// With less than this left, a file system that says it is full is believed.
+const ROOM_MIN: u64 = 1 << 20;
+
 /// All that an entry says beside its content.
 pub(super) struct Dress<'a> {
     pub(super) entry: &'a Entry,
@@ -41,19 +46,19 @@ impl Dress<'_> {
     pub(super) fn put_on(&self, held: &Held) -> Result<(bool, Vec<Refused>)> {
         let mut refused = Vec::new();
         let mut try_to = |aspect: Aspect, done: Result<bool>| match done {
-            Ok(changed) => Ok(changed),
-            Err(errno @ (Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::NOSYS)) => {
+            Err(errno) if is_refusal(errno) => {
                 refused.push((aspect, errno));
                 Ok(false)
             }
-            Err(error) => Err(error),
+            done => done,
         };
         let path = held.path();
         let is_link = held.kind() == FileType::Symlink;
         let gives_away = try_to(Aspect::Owners, self.give(held))?;
         let mut changed = gives_away;
-        for (name, done) in self.differing_attributes(&path)? {
-            changed |= try_to(aspect_of(&name), done.apply(&path, &name))?;
+        for (name, change) in self.differing_attributes(&path)? {
+            let done = change.apply(&path, &name).map_err(|errno| change.why_not(held, errno));
+            changed |= try_to(aspect_of(&name), done)?;
         }
         if !is_link && !self.without.has(Aspect::Modes) {
             changed |= try_to(Aspect::Modes, self.set_mode(held, &path, changed))?;
@@ -151,6 +156,15 @@ enum Change<'a> {
 }
 
 impl Change<'_> {
+    /// Some file systems say that they are full when a value is too long for them.
+    fn why_not(&self, held: &Held, errno: Errno) -> Errno {
+        match self {
+            Change::Set(value) if errno == Errno::NOSPC && has_room(held, value.len() as u64) => TOO_LONG,
+            Change::Set(_) if errno == Errno::RANGE => TOO_LONG,
+            _ => errno,
+        }
+    }
+
     fn apply(&self, path: &Path, name: &[u8]) -> Result<bool> {
         match self {
             Change::Set(value) => rustix::fs::setxattr(path, name, value, XattrFlags::empty())?,
@@ -161,6 +175,17 @@ impl Change<'_> {
         }
         Ok(true)
     }
+}
+
+fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::NOSYS | TOO_LONG)
+}
+
+/// Whether so many bytes more, and what comes with them, surely have room in the file system. What cannot be found out has none.
+fn has_room(held: &Held, bytes: u64) -> bool {
+    let Ok(room) = rustix::fs::fstatvfs(held) else { return false };
+    let files = room.f_files == 0 || room.f_favail > 0;
+    files && room.f_bavail.saturating_mul(room.f_frsize) > bytes.saturating_add(ROOM_MIN)
 }
 
 /// What a directory hands down to what is made in it, and what people set: not what the machine keeps for itself, nor our own note.

@@ -283,7 +283,10 @@ impl<'a> Keep<'a> {
             self.fit.user.may_not.has(Aspect::Owners) && matches!(errno, Errno::PERM | Errno::ACCESS);
         if !self.lossy && !mere_user {
             let words = format!("keep the {aspect} of {}", path.escape_ascii());
-            let error = Error::new(Kind::Target, words).caused_by(errno);
+            let error = match errno {
+                dress::TOO_LONG => Error::new(Kind::Target, words + ": too long for the file system there"),
+                errno => Error::new(Kind::Target, words).caused_by(errno),
+            };
             return Err(error.hint("--lossy goes on without, and lists it"));
         }
         let lock = |losses: &Mutex<Losses>| {
