@@ -12,6 +12,7 @@ use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 const WITHIN: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -22,10 +23,17 @@ const ENTERING: OFlags =
 /// For its owner only until its own mode is set: it may hold what others must not see.
 const PRIVATE: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// What files are called, and how many names there are for them, that are made to see whom they belong to, and are gone at once.
+const TRIED_NAME: &str = ".afterimage-restore-owner-";
+const TRIED_NAMES: u32 = 8;
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Folder(OwnedFd);
+pub(super) struct Folder {
+    fd: OwnedFd,
+    /// Who what we make seems to belong to, where that is not us; of all directories of a target.
+    seems: Arc<OnceLock<u32>>,
+}
 
 /// What is made that is neither a directory nor has bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,32 +54,37 @@ pub(super) struct Held {
 impl Folder {
     /// The directory that an open descriptor leads to.
     pub(super) fn new(fd: OwnedFd) -> Folder {
-        Folder(fd)
+        Folder { fd, seems: Arc::default() }
+    }
+
+    /// Another one of the same target.
+    fn beside(&self, fd: OwnedFd) -> Folder {
+        Folder { fd, seems: Arc::clone(&self.seems) }
     }
 
     /// Opens a directory in it.
     pub(super) fn enter(&self, name: &[u8]) -> Result<Folder> {
         let name = step(name)?;
         let mode = Mode::empty();
-        match rustix::fs::openat2(&self.0, &*name, ENTERING, mode, WITHIN) {
+        match rustix::fs::openat2(&self.fd, &*name, ENTERING, mode, WITHIN) {
             // Older kernels and filters of system calls have only the plain one; a single step without links is the same there.
             Err(Errno::NOSYS | Errno::PERM) => {
-                let inner = rustix::fs::openat(&self.0, &*name, ENTERING, mode)?;
+                let inner = rustix::fs::openat(&self.fd, &*name, ENTERING, mode)?;
                 self.same_file_system(&inner)?;
-                Ok(Folder(inner))
+                Ok(self.beside(inner))
             }
-            opened => opened.map(Folder),
+            opened => opened.map(|inner| self.beside(inner)),
         }
     }
 
     fn same_file_system(&self, inner: &OwnedFd) -> Result<()> {
-        let (outer, inner) = (rustix::fs::fstat(&self.0)?, rustix::fs::fstat(inner)?);
+        let (outer, inner) = (rustix::fs::fstat(&self.fd)?, rustix::fs::fstat(inner)?);
         if outer.st_dev == inner.st_dev { Ok(()) } else { Err(Errno::XDEV) }
     }
 
     /// Goes down several steps.
     pub(super) fn walk<'a>(&self, steps: impl IntoIterator<Item = &'a [u8]>) -> Result<Folder> {
-        let mut here = Folder(rustix::io::fcntl_dupfd_cloexec(&self.0, 0)?);
+        let mut here = self.beside(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?);
         for step in steps {
             here = here.enter(step)?;
         }
@@ -80,17 +93,54 @@ impl Folder {
 
     /// Makes a directory in it and opens it.
     pub(super) fn make(&self, name: &[u8]) -> Result<Folder> {
-        rustix::fs::mkdirat(&self.0, &*step(name)?, PRIVATE)?;
+        rustix::fs::mkdirat(&self.fd, &*step(name)?, PRIVATE)?;
         let made = self.enter(name)?;
         // What others put in its place meanwhile is not empty, or not ours.
-        let stat = rustix::fs::fstat(&made.0)?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() { Err(Errno::STALE) } else { Ok(made) }
+        let stat = rustix::fs::fstat(&made.fd)?;
+        if self.is_ours(stat.st_uid)? { Ok(made) } else { Err(Errno::STALE) }
+    }
+
+    /// Whether this is the owner of what we make. Some file systems have one for everything (vfat), and some servers take root for
+    /// nobody: then a file that nobody can have put there tells.
+    fn is_ours(&self, uid: u32) -> Result<bool> {
+        if uid == rustix::process::geteuid().as_raw() {
+            return Ok(true);
+        }
+        let seems = match self.seems.get() {
+            Some(seems) => *seems,
+            None => {
+                let found = self.try_out_owner()?;
+                *self.seems.get_or_init(|| found)
+            }
+        };
+        Ok(uid == seems)
+    }
+
+    /// Who a file belongs to that was made just now and is held by its descriptor.
+    fn try_out_owner(&self) -> Result<u32> {
+        let how = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        if let Ok(unnamed) = rustix::fs::openat(&self.fd, c".", how, PRIVATE_FILE) {
+            return Ok(rustix::fs::fstat(&unnamed)?.st_uid);
+        }
+        for number in 0..TRIED_NAMES {
+            let name = format!("{TRIED_NAME}{number}");
+            match self.make_file(name.as_bytes()) {
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+                Ok(named) => {
+                    let stat = rustix::fs::fstat(&named);
+                    self.remove(name.as_bytes())?;
+                    return Ok(stat?.st_uid);
+                }
+            }
+        }
+        Err(Errno::EXIST)
     }
 
     /// Makes a file in it.
     pub(super) fn make_file(&self, name: &[u8]) -> Result<File> {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0, &*step(name)?, how, PRIVATE_FILE).map(File::from)
+        rustix::fs::openat(&self.fd, &*step(name)?, how, PRIVATE_FILE).map(File::from)
     }
 
     /// Opens a file that is there, to compare and change it; whatever else stands there now is an error and is not touched.
@@ -100,7 +150,7 @@ impl Folder {
         if held.kind() != FileType::RegularFile {
             return Err(Errno::STALE);
         }
-        let file = rustix::fs::openat(&self.0, &*step(name)?, how, Mode::empty())?;
+        let file = rustix::fs::openat(&self.fd, &*step(name)?, how, Mode::empty())?;
         let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         if is_same(&stat, held.stat()) { Ok(File::from(file)) } else { Err(Errno::STALE) }
     }
@@ -108,7 +158,7 @@ impl Folder {
     /// Makes a symbolic link in it.
     pub(super) fn make_link(&self, name: &[u8], target: &[u8]) -> Result<Held> {
         let target = CString::new(target).map_err(|_| Errno::INVAL)?;
-        rustix::fs::symlinkat(&*target, &self.0, &*step(name)?)?;
+        rustix::fs::symlinkat(&*target, &self.fd, &*step(name)?)?;
         self.hold_new(name, FileType::Symlink)
     }
 
@@ -122,7 +172,7 @@ impl Folder {
             }
             Special::Block(major, minor) => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
         };
-        rustix::fs::mknodat(&self.0, &*step(name)?, kind, PRIVATE_FILE, number)?;
+        rustix::fs::mknodat(&self.fd, &*step(name)?, kind, PRIVATE_FILE, number)?;
         self.hold_new(name, kind)
     }
 
@@ -130,7 +180,7 @@ impl Folder {
     pub(super) fn make_name(&self, name: &[u8], of: (&Folder, &[u8]), held: &Held) -> Result<()> {
         let (from, old) = of;
         let name = step(name)?;
-        rustix::fs::linkat(&from.0, &*step(old)?, &self.0, &*name, AtFlags::empty())?;
+        rustix::fs::linkat(&from.fd, &*step(old)?, &self.fd, &*name, AtFlags::empty())?;
         if is_same(self.hold(name.to_bytes())?.stat(), held.stat()) { Ok(()) } else { Err(Errno::STALE) }
     }
 
@@ -146,13 +196,13 @@ impl Folder {
     /// Holds what is there.
     pub(super) fn hold(&self, name: &[u8]) -> Result<Held> {
         let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Held::new(rustix::fs::openat(&self.0, &*step(name)?, how, Mode::empty())?)
+        Held::new(rustix::fs::openat(&self.fd, &*step(name)?, how, Mode::empty())?)
     }
 
     /// Holds what was just made: of that kind, by us, and with no other name.
     fn hold_new(&self, name: &[u8], kind: FileType) -> Result<Held> {
         let held = self.hold(name)?;
-        let ours = held.stat.stx_uid == rustix::process::geteuid().as_raw() && held.stat.stx_nlink == 1;
+        let ours = held.stat.stx_nlink == 1 && self.is_ours(held.stat.stx_uid)?;
         if held.kind() == kind && ours { Ok(held) } else { Err(Errno::STALE) }
     }
 
@@ -163,18 +213,18 @@ impl Folder {
 
     /// Removes a name that leads to no directory.
     pub(super) fn remove(&self, name: &[u8]) -> Result<()> {
-        rustix::fs::unlinkat(&self.0, &*step(name)?, AtFlags::empty())
+        rustix::fs::unlinkat(&self.fd, &*step(name)?, AtFlags::empty())
     }
 
     /// Removes a directory that is empty.
     pub(super) fn remove_empty(&self, name: &[u8]) -> Result<()> {
-        rustix::fs::unlinkat(&self.0, &*step(name)?, AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(&self.fd, &*step(name)?, AtFlags::REMOVEDIR)
     }
 
     /// Calls `each` with every name in it, and whether it is known to be a directory.
     pub(super) fn list(&self, mut each: impl FnMut(&CStr, FileType) -> Result<()>) -> Result<()> {
         // A descriptor of its own: where the shared one stands in its listing is nobody's business.
-        let own = rustix::fs::openat(&self.0, c".", ENTERING, Mode::empty())?;
+        let own = rustix::fs::openat(&self.fd, c".", ENTERING, Mode::empty())?;
         let mut room = [MaybeUninit::<u8>::uninit(); 32 * 1024];
         let mut entries = RawDir::new(&own, &mut room);
         while let Some(entry) = entries.next() {
@@ -188,7 +238,7 @@ impl Folder {
 
     /// Whether there is nothing in it but what `except` names.
     pub(super) fn is_empty(&self, except: impl Fn(&[u8]) -> bool) -> Result<bool> {
-        for entry in Listing::read_from(&self.0)? {
+        for entry in Listing::read_from(&self.fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." && !except(name) {
@@ -200,13 +250,13 @@ impl Folder {
 
     /// It, held as what is in it is.
     pub(super) fn itself(&self) -> Result<Held> {
-        Held::new(rustix::io::fcntl_dupfd_cloexec(&self.0, 0)?)
+        Held::new(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?)
     }
 }
 
 impl AsFd for Folder {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -308,6 +358,22 @@ mod tests {
         folder.remove(b"file").unwrap();
         assert_eq!(std::fs::read(outside.join("file")).unwrap(), b"precious");
         assert!(!outside.join("new").exists());
+    }
+
+    #[test]
+    fn r11_only_what_belongs_to_whom_files_made_here_belong_to_is_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path());
+        let own = rustix::process::geteuid().as_raw();
+        for other in [own + 1, own + 1000] {
+            assert_eq!((folder.is_ours(own), folder.is_ours(other)), (Ok(true), Ok(false)));
+        }
+        assert_eq!(folder.seems.get(), Some(&own));
+        assert!(folder.is_empty(|_| false).unwrap(), "nothing of it stays");
+        // As where everything belongs to one user, whoever makes it.
+        let one = Folder { seems: Arc::new(OnceLock::from(own + 1)), ..folder };
+        assert_eq!((one.is_ours(own + 1), one.is_ours(own + 2)), (Ok(true), Ok(false)));
+        assert!(one.make(b"a").unwrap().is_ours(own + 1).unwrap(), "all directories of a target know it");
     }
 
     #[test]

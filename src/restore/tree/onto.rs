@@ -7,7 +7,7 @@
 use super::clear;
 use super::content::{has_content, read_all};
 use super::dress::Dress;
-use super::folder::{Folder, Held, Special};
+use super::folder::{Folder, Held, Special, is_same};
 use super::walk::{Found, Walk};
 use super::write::{Job, Writing, failed};
 use crate::error::{Context, Result};
@@ -88,6 +88,7 @@ pub(super) fn arrive(
         {
             match folder.open_file(name, OFlags::RDWR) {
                 Ok(file) => {
+                    has_one_name(&file, &there)?;
                     if there.stat().stx_size != size {
                         rustix::fs::ftruncate(&file, size)?;
                     }
@@ -103,6 +104,12 @@ pub(super) fn arrive(
     let file = folder.make_file(name)?;
     rustix::fs::ftruncate(&file, size)?;
     Ok(Open { file, is_new: true })
+}
+
+/// Fails when an open file is not the one that was found, or has got another name since: what is written then would be written there, too.
+fn has_one_name(file: &File, found: &Held) -> rustix::io::Result<()> {
+    let now = Held::of(file)?;
+    if is_same(now.stat(), found.stat()) && now.stat().stx_nlink == 1 { Ok(()) } else { Err(Errno::STALE) }
 }
 
 /// Takes away what stands where something else is to be made. A directory goes only where that was agreed to.
@@ -227,5 +234,28 @@ pub(super) fn is_right(folder: &Folder, job: &Job, writing: &Writing<'_>) -> Res
         }
         Err(Errno::ACCESS | Errno::STALE) => Ok(false),
         Err(error) => Err(looking(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r11_a_file_that_was_swapped_or_got_another_name_meanwhile_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap());
+        let path = |name: &str| dir.path().join(name);
+        for name in ["file", "other"] {
+            std::fs::write(path(name), name).unwrap();
+        }
+        let found = folder.find(b"file").unwrap().unwrap();
+        let open = |name: &[u8]| folder.open_file(name, OFlags::RDWR).unwrap();
+        assert_eq!(has_one_name(&open(b"file"), &found), Ok(()));
+        std::fs::hard_link(path("file"), path("outside")).unwrap();
+        assert_eq!(has_one_name(&open(b"file"), &found), Err(Errno::STALE));
+        std::fs::remove_file(path("outside")).unwrap();
+        std::fs::rename(path("other"), path("file")).unwrap();
+        assert_eq!(has_one_name(&open(b"file"), &found), Err(Errno::STALE));
     }
 }
