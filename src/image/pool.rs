@@ -1,7 +1,8 @@
 //! The threads that fetch and open chunks: a few, with two queues. What somebody waits for goes before what may be wanted later.
 //!
 //! They are plain threads, because opening a chunk is work and a local disk answers in its own time; both would hold up those who wait
-//! on the runtime. What is given to them is bounded by those who give it: readers who wait, and windows of reading ahead.
+//! on the runtime. What is given to them is bounded by those who give it: readers who wait, and windows of reading ahead. What may be wanted later has
+//! its turn now and then all the same: a reader may have come to it, and waits.
 //!
 //! A call that may never return is made between [`Pool::enter`] and the end of what that gives. While one hangs, another thread does its thread's
 //! work (`stalls` has the rules).
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
+/// Of so many tasks that a thread does, one is of those that may be wanted later, if there are any.
+const SOON_EVERY: u32 = 4;
 /// How often calls under way are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -165,7 +168,8 @@ impl Team {
     }
 
     fn work(&self) {
-        while let Some(task) = self.next() {
+        for turn in (1..=SOON_EVERY).cycle() {
+            let Some(task) = self.next(turn == SOON_EVERY) else { return };
             let _panicked = catch_unwind(AssertUnwindSafe(task));
             let one_fewer = |surplus: usize| surplus.checked_sub(1);
             if self.surplus.fetch_update(SeqCst, SeqCst, one_fewer).is_ok() {
@@ -174,7 +178,10 @@ impl Team {
         }
     }
 
-    fn next(&self) -> Option<Task> {
+    fn next(&self, soon_first: bool) -> Option<Task> {
+        if soon_first && let Ok(task) = self.soon.try_recv() {
+            return Some(task);
+        }
         match self.now.try_recv() {
             Ok(task) => Some(task),
             Err(TryRecvError::Disconnected) => None,
@@ -190,6 +197,7 @@ impl Team {
 mod tests {
     use super::*;
     use crate::format::PackId;
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
     fn runtime() -> tokio::runtime::Runtime {
@@ -248,6 +256,37 @@ mod tests {
         drop(ends.pop());
         is_done.recv_timeout(Duration::from_secs(20)).expect("it is done");
         drop(ends);
+    }
+
+    /// Counts, and has itself done again until `stop` is set.
+    fn again(pool: &Arc<Pool>, done: &Arc<AtomicUsize>, stop: &Arc<AtomicBool>) -> Task {
+        let (pool, done, stop) = (Arc::clone(pool), Arc::clone(done), Arc::clone(stop));
+        Box::new(move || {
+            if done.fetch_add(1, SeqCst) < 1000 && !stop.load(SeqCst) {
+                pool.submit(Urgency::Now, again(&pool, &done, &stop));
+            }
+        })
+    }
+
+    #[test]
+    fn f5_what_may_be_wanted_later_has_its_turn_while_others_wait_without_end() {
+        let runtime = runtime();
+        let pool = Arc::new(Pool::new(1, runtime.handle().clone()).unwrap());
+        let (done, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let hold = hang(&pool, Asked::Tier);
+        for _ in 0..2 {
+            pool.submit(Urgency::Now, again(&pool, &done, &stop));
+        }
+        let (tell, told) = mpsc::channel();
+        let (before, stops) = (Arc::clone(&done), Arc::clone(&stop));
+        let soon = move || {
+            stops.store(true, SeqCst);
+            tell.send(before.load(SeqCst)).expect("somebody waits");
+        };
+        pool.submit(Urgency::Soon, Box::new(soon));
+        drop(hold);
+        let before = told.recv_timeout(Duration::from_secs(20)).expect("it is done");
+        assert!(before <= 2 * SOON_EVERY as usize, "{before} others came first");
     }
 
     #[test]
