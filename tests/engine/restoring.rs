@@ -1,19 +1,25 @@
 //! R: images onto files, by the library: fresh, over something else, by difference, interrupted and read back.
 
-use crate::fixture::{Bench, CHUNK, image, noise};
+use crate::fixture::{Bench, CHUNK, MEMORY, image, noise, runtime};
 use afterimage::error::{Error, Kind, Result};
 use afterimage::format::record::Record;
-use afterimage::image::Image;
+use afterimage::format::{ChunkId, RepositoryId};
 use afterimage::image::bulk::{Sink, stream};
+use afterimage::image::origin::Run as Piece;
+use afterimage::image::{Engine, Image, Origin};
 use afterimage::progress::{Cancel, Progress};
 use afterimage::restore::target::journal::{Begun, Journal};
 use afterimage::restore::target::progress::Bound;
 use afterimage::restore::target::{Guarded, Opened, Run, Target, Wish, open};
 use afterimage::restore::{Done, Options, restore_image, verify_image};
+use afterimage::seal::Verified;
 use afterimage::source::fake::Fake;
+use afterimage::store::Fut;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// An image of data, zeros and holes, whose size fits no chunk.
@@ -331,4 +337,92 @@ fn r1_a_target_that_is_a_byte_too_small_is_refused_and_unchanged() {
     let _done = scene.restore(PLAIN).unwrap();
     let after = fs::read(scene.path()).unwrap();
     assert!(after[..content().len()] == content() && after[content().len()..] == larger[content().len()..]);
+}
+
+/// Pieces that others wrote, each read by itself. Whoever reads waits until all of it is planned, and then wants no more.
+#[derive(Default)]
+struct Unwanted {
+    is_planned: AtomicBool,
+    fills: AtomicU64,
+    cancel: Cancel,
+}
+
+const PIECES: u64 = 2000;
+
+impl Origin for Unwanted {
+    fn len(&self) -> u64 {
+        PIECES * CHUNK as u64
+    }
+
+    fn id(&self) -> ChunkId {
+        ChunkId([1; 32])
+    }
+
+    fn chunk_len(&self) -> u64 {
+        CHUNK as u64
+    }
+
+    fn chunks_now(&self, _numbers: Range<u64>) -> Option<Vec<Option<ChunkId>>> {
+        None
+    }
+
+    fn chunks<'a>(&'a self, numbers: Range<u64>) -> Fut<'a, Vec<Option<ChunkId>>> {
+        Box::pin(async move { Ok(numbers.map(|_| None).collect()) })
+    }
+
+    fn run<'a>(&'a self, offset: u64, limit: u64) -> Fut<'a, Piece> {
+        let end = limit.min(offset + CHUNK as u64);
+        let _before = self.is_planned.fetch_or(end == self.len(), Ordering::SeqCst);
+        Box::pin(async move { Ok(Piece { range: offset..end, data: true, stream: None }) })
+    }
+
+    fn fetch(&self, _numbers: Range<u64>) -> Vec<Result<Verified>> {
+        unreachable!("it is streamed")
+    }
+
+    fn fill(&self, _offset: u64, into: &mut [u8], _free: &dyn Fn()) -> Result<()> {
+        while !self.is_planned.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        self.cancel.stop();
+        let _before = self.fills.fetch_add(1, Ordering::SeqCst);
+        into.fill(1);
+        Ok(())
+    }
+
+    fn is_chunk(&self, _id: ChunkId, _bytes: &[u8]) -> bool {
+        false
+    }
+
+    fn changed_since<'a>(&'a self, _other: ChunkId) -> Fut<'a, Option<Vec<Range<u64>>>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn stream_of(&self, _offset: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// Takes everything.
+struct Void;
+
+impl Sink for Void {
+    fn data(&self, _offset: u64, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn zeros(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn r6_who_interrupts_does_not_wait_for_all_that_was_planned() {
+    let origin = Arc::new(Unwanted::default());
+    let engine = Engine::foreign(RepositoryId([1; 16]), runtime().clone(), MEMORY).unwrap();
+    let image = Image::of(engine, origin.clone());
+    let error = stream(&image, 0..image.len(), &origin.cancel, &Void).unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted);
+    let fills = origin.fills.load(Ordering::SeqCst);
+    assert!(fills < PIECES / 2, "{fills} of {PIECES} pieces were read");
 }

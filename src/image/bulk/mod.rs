@@ -113,6 +113,8 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
     let open = || {
         let (_taker, mut buffer) = (Taker(&line), Vec::new());
         while let Some((step, hold)) = line.take() {
+            // All of it may have been planned long ago, and be gigabytes.
+            cancel.check()?;
             stream_step(image, &step, &hold, &mut buffer, sink)?;
         }
         Ok(())
@@ -127,7 +129,10 @@ pub fn stream(image: &Image, range: Range<u64>, cancel: &Cancel, sink: &dyn Sink
             Step::Zeros(range) => sink.zeros(range.start, range.end - range.start).map(|()| true),
             step => Ok(line.put(step.stream(), step)),
         });
-        line.end();
+        match &planned {
+            Ok(()) => line.end(),
+            Err(_) => line.stop(),
+        }
         let opened = opened.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())));
         opened.collect::<Result<()>>()?;
         planned
