@@ -4,7 +4,7 @@ use super::cache::Hint;
 use super::engine::{Engine, Far};
 use super::origin::Origin;
 use super::pool::Urgency;
-use super::{Extent, Part, cut, push_zeros};
+use super::{Extent, GoesOn, Part, cut, push_zeros};
 use crate::error::{Error, Kind, Result};
 use crate::format::ChunkId;
 use crate::seal::Verified;
@@ -130,9 +130,9 @@ pub(super) async fn prefetch(engine: &Arc<Engine>, origin: &AnyOrigin, range: Ra
     }
 }
 
-pub(super) async fn extent(origin: &AnyOrigin, offset: u64, end: u64) -> Result<Extent> {
+pub(super) async fn extent(origin: &AnyOrigin, offset: u64, end: u64, goes_on: GoesOn<'_>) -> Result<Extent> {
     let (mut at, mut kind) = (offset, None);
-    while at < end {
+    while at < end && (at == offset || goes_on()) {
         let run = origin.run(at, end).await?;
         if kind.is_some_and(|kind| kind != run.data) || run.range.end <= at {
             break;

@@ -174,20 +174,22 @@ impl Map {
         })
     }
 
-    /// Has the leaves fetched that describe a range, as far as one node names them that is in memory. Waits for none of them, and forgets
-    /// errors.
-    pub(super) fn expect(&self, engine: &Arc<Engine>, range: Range<u64>) {
+    /// Has the leaves fetched that describe a range, as far as one node names them that is in memory; how far that is. Waits for none of
+    /// them, and forgets errors.
+    pub(super) fn expect(&self, engine: &Arc<Engine>, range: Range<u64>) -> u64 {
         let mut here = self.top();
         while let Some(Loaded::Map(node)) = engine.node_now(here.id) {
             if here.level == 1 {
                 let leaves = children_in(&node, &here, &range);
-                return engine.expect_nodes(SealKind::Node, leaves);
+                engine.expect_nodes(SealKind::Node, leaves);
+                return range.end.min(here.range.end);
             }
             match self.step(&here, &node, range.start, 0) {
                 Ok(Step::Down(next)) => here = next,
-                _ => return,
+                _ => break,
             }
         }
+        range.start
     }
 
     /// What a map of fixed chunks has for the whole node of `level` that begins at `offset`: a child, or zeros. `None` when this
@@ -210,6 +212,34 @@ impl Map {
                 let entry = usize::try_from(number).ok().and_then(|number| above.node.entries.get(number));
                 Ok(entry.map(|entry| entry.child))
             }
+        }
+    }
+}
+
+/// Leaves that are asked for before they are come to, so that a store far away does not have us wait for each.
+pub(super) struct Leaves {
+    /// As far as this.
+    expected: u64,
+    /// None is wanted from here on.
+    end: u64,
+    /// How many at most.
+    ahead: u64,
+}
+
+impl Leaves {
+    /// Those of a range, so many ahead.
+    pub(super) fn new(range: Range<u64>, ahead: u64) -> Leaves {
+        Leaves { expected: range.start, end: range.end, ahead }
+    }
+
+    /// A leaf was come to.
+    pub(super) fn come_to(&mut self, engine: &Arc<Engine>, map: &Map, leaf: &Range<u64>) {
+        let ahead = |leaves: u64| {
+            leaf.end.saturating_add((leaf.end - leaf.start).saturating_mul(leaves)).min(self.end)
+        };
+        // Many at once: they lie next to each other.
+        if self.expected < ahead(self.ahead / 2) {
+            self.expected = map.expect(engine, self.expected.max(leaf.end)..ahead(self.ahead));
         }
     }
 }

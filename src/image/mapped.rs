@@ -4,13 +4,16 @@
 
 use super::cache::Hint;
 use super::engine::{Engine, Wanted};
-use super::map::{Map, Piece, Stretch};
+use super::map::{Leaves, Map, Piece, Stretch};
 use super::pool::Urgency;
-use super::{Extent, Part, cut, push_zeros};
+use super::{Extent, GoesOn, Part, cut, push_zeros};
 use crate::error::{Error, Kind, Result};
 use crate::seal::Verified;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Of a run that is longer than a leaf, so many more are asked for before they are come to: nothing else is done with them than to go on.
+const LEAVES_AHEAD: u64 = 128;
 
 /// What a read covers: one entry a chunk or hole.
 struct Plan {
@@ -76,7 +79,7 @@ pub(super) async fn read(
 
 pub(super) async fn prefetch(engine: &Arc<Engine>, map: &Map, range: Range<u64>) {
     // And what describes the range after this one: who reads in order comes to it while this one is on its way.
-    map.expect(engine, range.start..range.end.saturating_add(range.end - range.start));
+    let _far = map.expect(engine, range.start..range.end.saturating_add(range.end - range.start));
     if let Ok(plan) = plan(engine, map, &range).await {
         let missing: Vec<Wanted> =
             plan.wanted().filter(|one| engine.chunk_now(one.id, Hint::Scan).is_none()).collect();
@@ -84,13 +87,24 @@ pub(super) async fn prefetch(engine: &Arc<Engine>, map: &Map, range: Range<u64>)
     }
 }
 
-pub(super) async fn extent(engine: &Arc<Engine>, map: &Map, offset: u64, end: u64) -> Result<Extent> {
+pub(super) async fn extent(
+    engine: &Arc<Engine>,
+    map: &Map,
+    offset: u64,
+    end: u64,
+    goes_on: GoesOn<'_>,
+) -> Result<Extent> {
     let mut at = offset;
     let mut kind = None;
-    while at < end {
+    let mut leaves = Leaves::new(offset..end, LEAVES_AHEAD);
+    while at < end && (at == offset || goes_on()) {
         let (range, data) = match map.stretch(engine, at).await? {
             Stretch::Hole(range) => (range, false),
             Stretch::Leaf(leaf) => {
+                // Most end in the leaf in which they begin.
+                if at > offset {
+                    leaves.come_to(engine, map, &leaf.range);
+                }
                 let mut pieces = leaf.pieces(at);
                 let Some(first) = pieces.next() else { break };
                 let data = first.child.is_some();

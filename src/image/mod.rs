@@ -78,6 +78,9 @@ pub struct Extent {
     pub data: bool,
 }
 
+/// Asked on a long way whether to go on.
+pub type GoesOn<'a> = &'a (dyn Fn() -> bool + Sync);
+
 impl Image {
     /// An image with this map.
     pub fn new(engine: Arc<Engine>, map: Map) -> Image {
@@ -187,10 +190,15 @@ impl Image {
 
     /// The stretch from `offset` on that is stored, or is not, as far as it goes, but no further than `limit`.
     pub async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
+        self.extent_while(offset, limit, &|| true).await
+    }
+
+    /// The same, cut short when `goes_on` says no: more of its kind may follow then.
+    pub async fn extent_while(&self, offset: u64, limit: u64, goes_on: GoesOn<'_>) -> Result<Extent> {
         let end = limit.min(self.len());
         match &self.whence {
-            Whence::Map(map) => mapped::extent(&self.engine, map, offset, end).await,
-            Whence::Origin(origin) => foreign::extent(origin, offset, end).await,
+            Whence::Map(map) => mapped::extent(&self.engine, map, offset, end, goes_on).await,
+            Whence::Origin(origin) => foreign::extent(origin, offset, end, goes_on).await,
         }
     }
 

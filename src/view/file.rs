@@ -1,8 +1,12 @@
 //! An open file: its bytes, and where its holes are.
 
 use crate::error::Result;
-use crate::image::{Ahead, Extent, Image, join, tree};
+use crate::image::{Ahead, Extent, GoesOn, Image, join, tree};
 use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+/// For how long data or a hole is looked for: well within the time in which a mount has to answer.
+const FIND_FOR: Duration = Duration::from_secs(10);
 
 /// An open file.
 pub struct File(Inner);
@@ -82,19 +86,31 @@ impl File {
         }
     }
 
-    /// The first offset at or after `offset`, which is less than the size, that is so; nothing when there is none.
+    /// The first offset at or after `offset`, which is less than the size, that is so; nothing when there is none. Where that is far away, what
+    /// was not looked at in time is called data.
     pub async fn find(&self, offset: u64, what: Find) -> Result<Option<u64>> {
-        let here = self.extent(offset, offset.saturating_add(1)).await?;
+        let began = Instant::now();
+        self.find_while(offset, what, &|| began.elapsed() < FIND_FOR).await
+    }
+
+    /// The same; what lies behind where `goes_on` says no is called data, to the end.
+    pub async fn find_while(&self, offset: u64, what: Find, goes_on: GoesOn<'_>) -> Result<Option<u64>> {
+        let here = self.extent(offset, offset.saturating_add(1), goes_on).await?;
         if here.data == (what == Find::Data) {
             return Ok(Some(offset));
         }
-        let end = self.extent(offset, self.size()).await?.range.end;
-        Ok((what == Find::Hole || end < self.size()).then_some(end))
+        let (end, size) = (self.extent(offset, self.size(), goes_on).await?.range.end, self.size());
+        if what == Find::Data {
+            return Ok((end < size).then_some(end));
+        }
+        // Data that goes on was cut short: that there is no hole is no lie, and one here would be.
+        let cut_short = end < size && self.extent(end, end.saturating_add(1), goes_on).await?.data;
+        Ok(Some(if cut_short { size } else { end }))
     }
 
-    async fn extent(&self, offset: u64, limit: u64) -> Result<Extent> {
+    async fn extent(&self, offset: u64, limit: u64, goes_on: GoesOn<'_>) -> Result<Extent> {
         match &self.0 {
-            Inner::Image { image, .. } => image.extent(offset, limit).await,
+            Inner::Image { image, .. } => image.extent_while(offset, limit, goes_on).await,
             Inner::Small(file) => file.extent(offset, limit).await,
             Inner::Bytes(_) => Ok(Extent { range: offset..limit.min(self.size()), data: true }),
         }

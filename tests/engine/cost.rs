@@ -4,13 +4,16 @@ use crate::corruption::publish_copies;
 use crate::fixture::{Bench, CHUNK, chunks, image, map, noise, runtime, wait};
 use afterimage::format::record::Record;
 use afterimage::image::bulk::{Sink, stream, stream_in_order};
+use afterimage::image::library::Ours;
 use afterimage::image::{Ahead, Image, Stretch};
 use afterimage::progress::Cancel;
 use afterimage::source::fake::Fake;
 use afterimage::store::record::Call;
 use afterimage::store::{Record as Recorder, Verb};
+use afterimage::view::{Find, View};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// A machine that never saw the repository, and books of what it asks.
@@ -140,6 +143,53 @@ fn v_who_streams_an_image_is_not_made_to_wait_for_each_leaf_of_its_map() {
     let log = recorder.take_log();
     let gets = of_object(&log, &nodes).len();
     assert!(gets <= 8, "{gets} gets for 40 leaves");
+}
+
+#[test]
+fn v_who_asks_how_far_data_goes_is_not_made_to_wait_for_each_leaf_of_the_map() {
+    let (bench, _) = Bench::in_memory();
+    let leaves = 40;
+    let len = (leaves * 256 * CHUNK) as u64;
+    let record = bench.backup("disk", Fake::of(noise(3, len as usize))).unwrap();
+    let nodes = afterimage::repo::names::pack(record.items[0].root().place.pack).unwrap().to_string();
+    let (there, recorder) = counted(&bench);
+    let whole = image(&there.engine().unwrap(), &record);
+    let _opening = recorder.take_log();
+    let extent = wait(whole.extent(0, len)).unwrap();
+    assert_eq!((extent.range, extent.data), (0..len, true));
+    let gets = of_object(&recorder.take_log(), &nodes).len();
+    assert!(gets <= 6, "{gets} gets for {leaves} leaves");
+}
+
+#[test]
+fn v_a_hole_that_is_far_away_is_given_up_and_never_said_to_be_where_data_is() {
+    let (bench, _) = Bench::in_memory();
+    let leaf = (256 * CHUNK) as u64;
+    let (data, size) = (20 * leaf + CHUNK as u64, 30 * leaf);
+    let record = bench.backup("disk", Fake::empty(size).with(0, noise(3, data as usize))).unwrap();
+    let (there, recorder) = counted(&bench);
+    let engine = there.engine().unwrap();
+    let view = View::new(Arc::new(Ours::new(Arc::clone(&engine))));
+    let contents = wait(view.look()).unwrap();
+    let file = view.open_image(&contents.ids()[&record.id], 0).unwrap();
+    let find = |offset, what, steps: usize| {
+        let left = AtomicUsize::new(steps);
+        let goes_on = || left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+        wait(file.find_while(offset, what, &goes_on)).unwrap()
+    };
+    let _opening = recorder.take_log();
+    for (offset, steps) in [(0, 0), (0, 3), (leaf + 7, 5), (19 * leaf, 0)] {
+        assert_eq!(find(offset, Find::Hole, steps), Some(size), "{steps} steps from {offset}");
+        assert_eq!(find(offset, Find::Data, steps), Some(offset));
+    }
+    let gets = recorder.take_log().iter().filter(|call| call.verb == Verb::Get).count();
+    assert!(gets <= 10, "{gets} gets for a few steps");
+    for offset in [0, 5 * leaf, data - 1] {
+        assert_eq!(find(offset, Find::Hole, 1000), Some(data), "from {offset}");
+    }
+    assert_eq!(find(20 * leaf, Find::Hole, 0), Some(data), "it ends in the leaf in which it begins");
+    assert_eq!(find(data, Find::Data, 1000), None);
+    assert_eq!(wait(file.find(0, Find::Hole)).unwrap(), Some(data));
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use super::order::Order;
 use super::{GROUP_LEN, Group, RUN_LEN, Step};
 use crate::error::{Error, Kind, Result};
+use crate::image::map::Leaves;
 use crate::image::origin::Run;
-use crate::image::{Engine, Image, Map, Piece, Stretch, Whence};
+use crate::image::{Image, Map, Piece, Stretch, Whence};
 use crate::progress::Cancel;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Chunks of one pack with no more than this between them are fetched together: of a local store, and of one where each get takes its while.
 const GAP_MAX: u64 = 16 * 1024;
@@ -18,7 +18,7 @@ const ZEROS_STEPS: u64 = 1024;
 /// Of what is fetched in one go, no more is sealed bytes, and no more are chunks: honest ones that don't shrink are a little longer sealed.
 const SEALED_MAX: u64 = 2 * GROUP_LEN;
 const PIECES_MAX: usize = 4096;
-/// So many leaves of a map are asked for together, before they are come to.
+/// So many leaves of a map are asked for before they are come to.
 const LEAVES_AHEAD: u64 = 32;
 
 /// In which order chunks come.
@@ -106,7 +106,7 @@ fn plan_by_map(
 ) -> Result<()> {
     let engine = image.engine();
     let runtime = engine.runtime().clone();
-    let mut leaves = Leaves { expected: range.start, end: range.end };
+    let mut leaves = Leaves::new(range.clone(), LEAVES_AHEAD);
     let mut at = range.start;
     while at < range.end {
         match runtime.block_on(map.stretch(engine, at))? {
@@ -135,28 +135,6 @@ fn plan_by_map(
     }
     let _goes_on = groups.end(image, emit)?;
     Ok(())
-}
-
-/// Leaves that were asked for before they are come to, so that a store far away does not have us wait for each.
-struct Leaves {
-    /// As far as this.
-    expected: u64,
-    /// None is wanted from here on.
-    end: u64,
-}
-
-impl Leaves {
-    fn come_to(&mut self, engine: &Arc<Engine>, map: &Map, leaf: &Range<u64>) {
-        let ahead = |leaves: u64| {
-            leaf.end.saturating_add((leaf.end - leaf.start).saturating_mul(leaves)).min(self.end)
-        };
-        // Many at once: they lie next to each other.
-        if self.expected < ahead(LEAVES_AHEAD / 2) {
-            let far = ahead(LEAVES_AHEAD);
-            map.expect(engine, self.expected.max(leaf.end)..far);
-            self.expected = far;
-        }
-    }
 }
 
 /// Makes groups of the pieces that come.
