@@ -9,6 +9,7 @@ use crate::format::BackupId;
 use crate::format::record::Record;
 use crate::image::Library;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -86,8 +87,8 @@ impl Kept {
         // What the repository keeps on this machine is read in a way that blocks.
         let runtime = self.library.engine().runtime().clone();
         drop(self.library.engine().runtime().spawn_blocking(move || {
-            let answer = runtime.block_on(kept.ask());
-            kept.take(answer);
+            let asked = catch_unwind(AssertUnwindSafe(|| runtime.block_on(kept.ask())));
+            kept.take(asked.unwrap_or_else(|_| Err(panicked())));
             drop(done);
         }));
         let running = (Instant::now(), wait);
@@ -186,8 +187,72 @@ impl Kept {
     }
 }
 
+fn panicked() -> Error {
+    Error::new(Kind::Unsupported, "the thread that lists the backups ended in a panic: this is a bug")
+}
+
 impl State {
     fn is_young(&self) -> bool {
         self.asked.is_some_and(|asked| asked.elapsed() < YOUNG)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::RepositoryId;
+    use crate::format::record::Root;
+    use crate::image::{Engine, Image};
+    use crate::repo::catalogue::Listing;
+    use crate::repo::refs::Reference;
+    use crate::store::Fut;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// Has no backups, and panics when it is asked for the first time.
+    struct Fragile {
+        engine: Arc<Engine>,
+        broke: AtomicBool,
+    }
+
+    impl Library for Fragile {
+        fn engine(&self) -> &Arc<Engine> {
+            &self.engine
+        }
+
+        fn list(&self) -> Fut<'_, Listing> {
+            Box::pin(async {
+                assert!(self.broke.swap(true, SeqCst), "it breaks, as the test wants");
+                Ok(Listing::default())
+            })
+        }
+
+        fn ids(&self) -> Fut<'_, Vec<BackupId>> {
+            unreachable!("nothing is known yet")
+        }
+
+        fn record(&self, _id: BackupId) -> Fut<'_, Record> {
+            unreachable!("there is none")
+        }
+
+        fn find<'a>(&'a self, _reference: &'a Reference) -> Fut<'a, Record> {
+            unreachable!("there is none")
+        }
+
+        fn open(&self, _backup: BackupId, _root: &Root, _len: u64) -> Image {
+            unreachable!("there is none")
+        }
+    }
+
+    #[test]
+    fn f5_a_panic_while_backups_are_listed_is_an_error_once_and_not_for_ever() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let engine = Engine::foreign(RepositoryId([1; 16]), runtime.handle().clone(), 1 << 20).unwrap();
+        let kept = Kept::new(Arc::new(Fragile { engine, broke: AtomicBool::new(false) }));
+        let error = runtime.block_on(kept.look()).map(drop).unwrap_err();
+        assert!(error.to_string().contains("panic"), "{error}");
+        // Some seconds later.
+        kept.state().asked = None;
+        assert!(runtime.block_on(kept.look()).unwrap().ids().is_empty());
     }
 }
