@@ -8,7 +8,8 @@
 //!
 //! What lies here is what lay in the pack, under the pack's key, which derives from the repository's: filling the tier costs no sealing, no
 //! secret reaches the disk, and the tag proves each chunk when it is opened. Nothing here is trusted and nothing is needed: what is damaged
-//! or gone is a miss. A disk that is full or fails turns the tier off, with one warning (A11).
+//! or gone is a miss. A disk that is full or fails turns the tier off, with one warning (A11). What lies here is learnt by reading every
+//! head, which a slow disk can take minutes for: nobody waits that long, and until it is known everything is a miss.
 
 use crate::error::{Context, Result};
 use crate::format::{ChunkId, PackId, RepositoryId, limits};
@@ -17,6 +18,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
@@ -26,6 +28,8 @@ const SEGMENT_LEN: u64 = 64 << 20;
 /// The bound is kept to by at least so many segments, so that the oldest one is a small part.
 const SEGMENTS_MIN: u64 = 8;
 const HEAD_LEN: usize = 32 + 16 + 4 + 8;
+/// How long who opens it waits for what lies here to be known: a warm tier is best from the first read on.
+const LEARNT_WITHIN: Duration = Duration::from_secs(5);
 /// How often who only reads looks for what was put in since.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,8 @@ pub struct Disk {
     bytes: AtomicU64,
     /// Held for as long as the tier is filled by this process; none in one that only reads.
     lock: Option<File>,
+    /// What lies here comes from there, for as long as it is not known.
+    learning: Mutex<Option<Receiver<std::io::Result<State>>>>,
 }
 
 #[derive(Default)]
@@ -77,6 +83,10 @@ impl State {
 impl Disk {
     /// Opens the tier of a repository below `dir`, which may hold `size_max` bytes. Where another process fills it, this one only reads.
     pub fn open(dir: &Path, repository: RepositoryId, size_max: u64) -> Result<Disk> {
+        Disk::open_within(dir, repository, size_max, LEARNT_WITHIN)
+    }
+
+    fn open_within(dir: &Path, repository: RepositoryId, size_max: u64, patience: Duration) -> Result<Disk> {
         let folder = dir.join("chunks").join(repository.to_string());
         let place = folder.display().to_string();
         let what = || format!("open the cache {place}");
@@ -90,6 +100,7 @@ impl Disk {
             Err(fs::TryLockError::Error(error)) => return Err(error).context(what),
         };
         let segment_len = (size_max / SEGMENTS_MIN).clamp(1, SEGMENT_LEN);
+        let learning = start_to_learn(folder.clone(), lock.is_some()).context(what)?;
         let disk = Disk {
             folder,
             size_max,
@@ -98,14 +109,39 @@ impl Disk {
             state: Mutex::default(),
             bytes: AtomicU64::new(0),
             lock,
+            learning: Mutex::new(Some(learning)),
         };
-        disk.load().context(what)?;
+        let _so_far = disk.is_known(patience).context(what)?;
         Ok(disk)
+    }
+
+    /// Whether it is known what lies here; waits for that no longer than this.
+    fn is_known(&self, patience: Duration) -> std::io::Result<bool> {
+        let mut learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = &*learning else { return Ok(true) };
+        let learnt = match told.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => Err(std::io::Error::other("who reads its heads is gone")),
+            Ok(learnt) => learnt,
+        };
+        *learning = None;
+        self.begin(learnt?).map(|()| true)
+    }
+
+    /// Whether it is in use by now.
+    fn is_on(&self) -> bool {
+        let is_known = || {
+            self.is_known(Duration::ZERO).unwrap_or_else(|error| {
+                self.turn_off(&error);
+                false
+            })
+        };
+        !self.off.load(Relaxed) && is_known()
     }
 
     /// The sealed bytes of a chunk of a pack, as they were put in, if they are here. They prove themselves when they are opened.
     pub fn get(&self, chunk: ChunkId, pack: PackId) -> Option<Vec<u8>> {
-        if self.off.load(Relaxed) {
+        if !self.is_on() {
             return None;
         }
         let (file, spot) = {
@@ -128,7 +164,7 @@ impl Disk {
 
     /// Keeps the sealed bytes of a chunk.
     pub fn put(&self, chunk: ChunkId, pack: PackId, sealed: &[u8]) {
-        if self.off.load(Relaxed) || self.lock.is_none() || sealed.len() > limits::SEALED_LEN_MAX as usize {
+        if self.lock.is_none() || sealed.len() > limits::SEALED_LEN_MAX as usize || !self.is_on() {
             return;
         }
         if let Err(error) = self.append(chunk, pack, sealed) {
@@ -141,7 +177,7 @@ impl Disk {
         let _spot = self.state().spots.remove(&(chunk, pack));
     }
 
-    /// How many bytes lie here. Never waits.
+    /// How many bytes lie here, as far as is known. Never waits.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
@@ -200,39 +236,16 @@ impl Disk {
         Ok(true)
     }
 
-    /// Learns what is there; what can't be understood ends its segment.
-    fn load(&self) -> std::io::Result<()> {
+    /// Begins with what was learnt; what can't be understood ends its segment.
+    fn begin(&self, learnt: State) -> std::io::Result<()> {
         let mut state = self.state();
-        if self.lock.is_none() {
-            return self.learn(&mut state);
-        }
-        self.learn(&mut state)?;
-        for segment in state.segments.values() {
-            segment.file.set_len(segment.len)?;
-        }
-        let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
-        while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
-        self.bytes.store(state.bytes, Relaxed);
-        Ok(())
-    }
-
-    /// Learns what was not known yet: new segments, and what stands behind the known part of others.
-    fn learn(&self, state: &mut State) -> std::io::Result<()> {
-        for entry in fs::read_dir(&self.folder)?.flatten() {
-            let name = entry.file_name().into_string().unwrap_or_default();
-            let Some(number) = number_of(&name) else { continue };
-            let known = state.segments.get(&number).map(|segment| (Arc::clone(&segment.file), segment.len));
-            let (file, from) = match known {
-                Some(known) => known,
-                None => {
-                    let opened = OpenOptions::new().read(true).write(self.lock.is_some()).open(entry.path());
-                    let Ok(file) = opened else { continue };
-                    (Arc::new(file), 0)
-                }
-            };
-            let len = scan(&file, number, from, &mut state.spots);
-            state.bytes += len - from;
-            let _before = state.segments.insert(number, Segment { file, len });
+        *state = learnt;
+        if self.lock.is_some() {
+            for segment in state.segments.values() {
+                segment.file.set_len(segment.len)?;
+            }
+            let newest = state.segments.last_key_value().map_or(0, |(number, _)| *number);
+            while state.bytes > self.size_max && self.drop_oldest(&mut state, newest)? {}
         }
         self.bytes.store(state.bytes, Relaxed);
         Ok(())
@@ -249,9 +262,10 @@ impl Disk {
         for number in gone {
             state.forget_segment(number);
         }
-        if let Err(error) = self.learn(state) {
+        if let Err(error) = learn(&self.folder, self.lock.is_some(), state) {
             tracing::debug!("look into the cache {}: {error}", self.folder.display());
         }
+        self.bytes.store(state.bytes, Relaxed);
     }
 
     fn turn_off(&self, error: &std::io::Error) {
@@ -267,6 +281,40 @@ impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Learns all that lies in a folder, on a thread of its own.
+fn start_to_learn(folder: PathBuf, fills: bool) -> std::io::Result<Receiver<std::io::Result<State>>> {
+    let (tell, told) = channel();
+    let work = move || {
+        let mut state = State::default();
+        let learnt = learn(&folder, fills, &mut state).map(|()| state);
+        // The tier may have been closed meanwhile.
+        let _nobody = tell.send(learnt);
+    };
+    drop(std::thread::Builder::new().name("tier".into()).spawn(work)?);
+    Ok(told)
+}
+
+/// Learns what was not known yet: new segments, and what stands behind the known part of others.
+fn learn(folder: &Path, fills: bool, state: &mut State) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(number) = number_of(&name) else { continue };
+        let known = state.segments.get(&number).map(|segment| (Arc::clone(&segment.file), segment.len));
+        let (file, from) = match known {
+            Some(known) => known,
+            None => {
+                let opened = OpenOptions::new().read(true).write(fills).open(entry.path());
+                let Ok(file) = opened else { continue };
+                (Arc::new(file), 0)
+            }
+        };
+        let len = scan(&file, number, from, &mut state.spots);
+        state.bytes += len - from;
+        let _before = state.segments.insert(number, Segment { file, len });
+    }
+    Ok(())
 }
 
 /// Which segment a file is, if it is called as we call them. There is no last number, so that each has one behind it.
@@ -406,6 +454,26 @@ mod tests {
         assert_eq!(second.bytes(), first.bytes());
         drop(first);
         assert!(second.get(chunk(999).0, PACK).is_some());
+    }
+
+    #[test]
+    fn a11_a_tier_that_takes_long_to_be_learnt_is_opened_all_the_same_and_used_once_it_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Disk::open(dir.path(), REPOSITORY, 1 << 20).unwrap();
+        fill(&first, 0..10);
+        // Who opens a pipe to read it waits until somebody writes to it.
+        let pipe = segments(dir.path())[0].with_file_name(format!("{:016x}", 99));
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let second = Disk::open_within(dir.path(), REPOSITORY, 1 << 20, Duration::ZERO).unwrap();
+        assert_eq!((held(&second, 0..10), second.bytes()), (vec![], 0));
+        let _writer = OpenOptions::new().write(true).open(&pipe).unwrap();
+        let began = Instant::now();
+        while held(&second, 0..10).is_empty() {
+            assert!(began.elapsed() < Duration::from_secs(20), "it is never known");
+            std::thread::yield_now();
+        }
+        assert_eq!((held(&second, 0..10).len(), second.bytes()), (10, first.bytes()));
     }
 
     #[test]
