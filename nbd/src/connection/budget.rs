@@ -64,6 +64,8 @@ impl Budget {
             self.waiting = None;
             self.take(asked, permit);
         }
+        // Nobody would poll it any more, and what others give back would be kept for it.
+        self.waiting = None;
         true
     }
 
@@ -107,6 +109,22 @@ mod tests {
         modest.shrink(0);
         drop((greedy, modest));
         assert_eq!(pool.0.available_permits(), all / UNIT);
+    }
+
+    #[test]
+    fn who_needs_no_more_than_it_has_does_not_go_on_waiting() {
+        const MIB: usize = 1 << 20;
+        let pool = Pool::new(0);
+        let whole = pool.0.available_permits();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (mut one, mut other) = (Budget::new(&pool), Budget::new(&pool));
+        assert!(one.cover(32 * MIB, cx));
+        assert!(other.cover(32 * MIB, cx));
+        assert!(!one.cover(48 * MIB, cx), "a third write");
+        assert!(one.cover(16 * MIB, cx), "the first two are done");
+        one.shrink(0);
+        other.shrink(0);
+        assert_eq!(pool.0.available_permits(), whole);
     }
 
     #[test]
