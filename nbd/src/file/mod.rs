@@ -14,8 +14,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -27,6 +27,8 @@ use system::Attempt;
 
 /// Copying so much takes long enough that it pays to let another core do it.
 const LARGE: usize = 128 * 1024;
+/// Longer ranges than this are zeroed and trimmed in the pool: whether a disk is slow at it shows only when it is done.
+const INLINE_MAX: u64 = 1024 * 1024;
 /// Threads that one export may keep busy.
 const THREADS_MAX: usize = 32;
 
@@ -50,6 +52,24 @@ struct Shared {
     synced: AtomicU64,
     /// A sync failed.
     poisoned: AtomicBool,
+    /// One sync at a time.
+    syncing: Mutex<()>,
+}
+
+/// What a change takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Little,
+    /// Enough to let another core do it.
+    Copying,
+    /// Nobody knows.
+    Long,
+}
+
+impl Effort {
+    fn of_range(len: u64) -> Effort {
+        if len > INLINE_MAX { Effort::Long } else { Effort::Little }
+    }
 }
 
 impl FileExport {
@@ -90,6 +110,7 @@ impl FileExport {
             written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
+            syncing: Mutex::default(),
         };
         Ok(FileExport { shared: Arc::new(shared), threads: Arc::new(Semaphore::new(THREADS_MAX)) })
     }
@@ -109,18 +130,24 @@ impl FileExport {
     ) -> Answer<T> {
         let (shared, threads) = (Arc::clone(&self.shared), Arc::clone(&self.threads));
         Answer::later(async move {
-            let _turn = threads.acquire_owned().await;
-            match tokio::task::spawn_blocking(move || work(&shared)).await {
+            let turn = threads.acquire_owned().await;
+            let work = move || {
+                // Held by the work itself, which goes on when nobody waits for it any more.
+                let _turn = turn;
+                work(&shared)
+            };
+            match tokio::task::spawn_blocking(work).await {
                 Ok(result) => result,
                 Err(_) => Err(Error::new(Kind::Io, "file access failed unexpectedly; see the server's log")),
             }
         })
     }
 
-    /// Changes something: at once while that is quick, in the pool if it must be durable or was slow lately.
+    /// Changes something: at once while that is quick, in the pool if it must be durable, may take long, or was slow
+    /// lately.
     fn change(
         &self,
-        large: bool,
+        effort: Effort,
         fua: bool,
         work: impl FnOnce(&Shared) -> Result<()> + Send + 'static,
     ) -> Answer<()> {
@@ -133,10 +160,14 @@ impl FileExport {
         if fua {
             return self.in_pool(move |shared| changed(shared).and_then(|()| shared.sync()));
         }
+        if effort == Effort::Long {
+            // Its time says nothing of how long others take.
+            return self.in_pool(changed);
+        }
         if self.shared.writes.is_slow() {
             return self.in_pool(move |shared| shared.writes.timed(|| changed(shared)));
         }
-        if large {
+        if effort == Effort::Copying {
             let shared = Arc::clone(&self.shared);
             return Answer::later(async move { shared.writes.timed(|| changed(&shared)) });
         }
@@ -157,17 +188,24 @@ impl Shared {
 
     /// Everything that was written before this call is on disk, or nothing is written any more.
     fn sync(&self) -> Result<()> {
+        self.sync_by(|| system::sync(&self.file))
+    }
+
+    /// One after the other: the kernel tells only one of two at once of what it lost, and the other must not answer before
+    /// that is known.
+    fn sync_by(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<()> {
+        let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_if_poisoned()?;
         let written = self.written.load(Ordering::Acquire);
         if self.synced.load(Ordering::Acquire) >= written {
             return Ok(());
         }
-        if let Err(error) = system::sync(&self.file) {
+        if let Err(error) = sync() {
             self.poisoned.store(true, Ordering::Release);
             return Err(Error::from_io("sync", &error));
         }
         let _earlier = self.synced.fetch_max(written, Ordering::AcqRel);
-        self.refuse_if_poisoned() // another sync may have failed beside this one, and taken the blame for its writes
+        Ok(())
     }
 
     fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Result<()> {
@@ -222,7 +260,8 @@ impl Export for FileExport {
     }
 
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {
-        self.change(data.len() >= LARGE, fua, move |shared| {
+        let effort = if data.len() >= LARGE { Effort::Copying } else { Effort::Little };
+        self.change(effort, fua, move |shared| {
             system::write(&shared.file, &data, offset).map_err(|why| failed("write", &why))
         })
     }
@@ -237,11 +276,11 @@ impl Export for FileExport {
     }
 
     fn trim(&self, offset: u64, len: u64, fua: bool) -> Answer<()> {
-        self.change(false, fua, move |shared| shared.trim(offset, len))
+        self.change(Effort::of_range(len), fua, move |shared| shared.trim(offset, len))
     }
 
     fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Answer<()> {
-        self.change(false, how.fua, move |shared| shared.zero(offset, len, how))
+        self.change(Effort::of_range(len), how.fua, move |shared| shared.zero(offset, len, how))
     }
 
     fn cache(&self, offset: u64, len: u64) -> Answer<()> {

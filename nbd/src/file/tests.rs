@@ -117,6 +117,43 @@ async fn flushes_that_have_nothing_to_do_are_answered_at_once() {
     assert!(matches!(export.flush(), Answer::Now(Ok(()))), "FUA synced");
 }
 
+#[tokio::test]
+async fn long_ranges_are_zeroed_and_trimmed_where_waiting_is_allowed() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 30).unwrap();
+    let export = FileExport::new(file, false).unwrap();
+    assert!(matches!(export.zero(0, 1 << 20, Zeroing::default()), Answer::Now(Ok(()))));
+    for answer in [export.zero(0, 1 << 30, Zeroing::default()), export.trim(0, 1 << 30, false)] {
+        assert!(matches!(answer, Answer::Later(_)));
+        answer.wait().await.unwrap();
+    }
+}
+
+#[test]
+fn n13_of_two_syncs_at_once_none_hides_the_failure_of_the_other() {
+    let export = export();
+    let shared = &export.shared;
+    let (entered, has_entered) = std::sync::mpsc::channel();
+    let (beside, came_beside) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(move || {
+            shared.sync_by(|| {
+                entered.send(()).unwrap();
+                let _came = came_beside.recv_timeout(std::time::Duration::from_millis(200));
+                Err(io::Error::from_raw_os_error(5))
+            })
+        });
+        has_entered.recv().unwrap();
+        // The kernel has told the first one; this one would hear of nothing.
+        let other = shared.sync_by(|| {
+            beside.send(()).unwrap();
+            Ok(())
+        });
+        assert!(other.is_err(), "what it wrote may be lost");
+        assert!(failing.join().unwrap().is_err());
+    });
+}
+
 #[test]
 fn directories_and_terminals_are_no_exports() {
     assert!(FileExport::open("/".as_ref(), true).is_err());
