@@ -81,6 +81,11 @@ impl Watch {
         self.signal.phase()
     }
 
+    /// Waits until the phase is at least this one.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        self.signal.reached(phase).await;
+    }
+
     /// Has the task woken when the phase changes. Look at the phase *after* this.
     pub(crate) fn register(&mut self, cx: &mut Context<'_>) {
         let phase = self.signal.phase();

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::buffers::{self, Buffer};
 use crate::transmission::{Command, Refusal, Rules, Verdict};
-use crate::wire::{Framing, Request, cmd, limits};
+use crate::wire::{Request, cmd, cmd_flag, limits};
 
 /// The buffer of a client that is idle, or sends large payloads.
 const BUFFER_MIN: usize = 4 * 1024;
@@ -32,6 +32,9 @@ const BUFFER_MIN: usize = 4 * 1024;
 const BUFFER_MAX: usize = 128 * 1024;
 /// Payloads from this length on are read to a place of their own.
 const LARGE: usize = 32 * 1024;
+
+/// What an answer about blocks may hold for each context: as many extents as exports give at a time.
+const STATUS_COST: usize = 64 * 1024;
 
 /// What a client sent.
 #[derive(Debug)]
@@ -76,9 +79,12 @@ pub(super) struct Inbox {
 }
 
 /// Bytes that a request keeps in memory until its reply is sent.
-pub(super) fn cost(request: &Request) -> usize {
+pub(super) fn cost(request: &Request, rules: &Rules) -> usize {
     match request.command {
         cmd::READ | cmd::WRITE => usize_of(request.length.min(u64::from(limits::PAYLOAD_MAX))),
+        cmd::BLOCK_STATUS if request.flags & cmd_flag::REQ_ONE == 0 => {
+            rules.contexts().saturating_mul(STATUS_COST)
+        }
         _ => 0,
     }
 }
@@ -93,11 +99,12 @@ impl Inbox {
     }
 
     /// What the next request will hold, as soon as its header is here. For one that is being received: nothing more.
-    pub(super) fn next_cost(&self, framing: Framing) -> Option<usize> {
+    pub(super) fn next_cost(&self, rules: &Rules) -> Option<usize> {
         match self.receiving {
             Receiving::Header => {
-                let header = self.buffer.get(..framing.request_len())?;
-                Some(Request::decode(framing, header).map_or(0, |request| cost(&request)))
+                let header = self.buffer.get(..rules.framing.request_len())?;
+                let request = Request::decode(rules.framing, header);
+                Some(request.map_or(0, |request| cost(&request, rules)))
             }
             _ => Some(0),
         }

@@ -8,13 +8,15 @@
 //!
 //! Holds: memory is bounded by not reading on ([`budget`]); a peer that stops in mid-request or doesn't take its
 //! replies is dropped after a while; a panic in the export costs one request; everything a client asked before DISC is
-//! answered before the connection closes; when the connection is lost, what was still running is cancelled.
+//! answered before the connection closes; when the connection is lost, what was still running is cancelled, or waited for
+//! where it changes the export ([`running`]).
 
 mod budget;
 mod crowd;
 mod inbox;
 mod lull;
 mod outbox;
+mod running;
 mod status;
 mod watchdog;
 
@@ -29,7 +31,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
 
 use crate::export::{Answer, Error, Export, Extent, Kind, Later, Result, Stored, Zeroing};
 use crate::handshake::Selected;
@@ -43,6 +44,7 @@ pub(crate) use inbox::parse as parse_requests;
 use inbox::{Inbox, Item};
 use lull::Lull;
 use outbox::{Outbox, Outcome, Ticket};
+use running::{Finished, Running};
 pub(crate) use watchdog::Patience;
 use watchdog::{Progress, Watchdog};
 
@@ -123,8 +125,7 @@ pub(crate) struct Connection<'a, S> {
     rules: Rules,
     inbox: Inbox,
     outbox: Outbox,
-    running: JoinSet<Finished>,
-    running_bytes: usize,
+    running: Running,
     budget: Budget,
     crowd: Crowd,
     watchdog: Watchdog,
@@ -140,13 +141,6 @@ pub(crate) struct Connection<'a, S> {
     step_aside: bool,
 }
 
-/// An answer that came later.
-struct Finished {
-    ticket: Ticket,
-    held: usize,
-    result: Result<Outcome>,
-}
-
 impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     /// Starts where the handshake ended.
     pub(crate) fn new(stream: &'a mut S, export: Arc<dyn Export>, rules: Rules, link: Link<'_>) -> Self {
@@ -156,8 +150,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
             inbox: Inbox::new(&link.arrived),
             outbox: Outbox::new(rules.framing, rules.size(), link.out),
             rules,
-            running: JoinSet::new(),
-            running_bytes: 0,
+            running: Running::default(),
             budget: Budget::new(link.pool),
             crowd: link.crowd.clone(),
             watchdog: Watchdog::new(link.patience),
@@ -170,11 +163,19 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         }
     }
 
-    /// Serves the client to its end. Nothing it asked for is still running afterwards.
-    pub(crate) async fn run(mut self) -> End {
-        let end = poll_fn(|cx| self.poll(cx)).await;
-        self.running.shutdown().await;
-        end
+    /// Serves the client to its end.
+    pub(crate) async fn run(&mut self) -> End {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Whether something that it asked for is still being changed.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.running.is_changing()
+    }
+
+    /// Nothing that the client asked for is still running when this returns, unless a stop had to cut it off.
+    pub(crate) async fn end(mut self) {
+        self.running.end(self.stop.reached(Phase::Leaving)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -240,13 +241,9 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     /// Puts answers that came meanwhile into the outbox.
     fn collect(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while let Poll::Ready(Some(joined)) = self.running.poll_join_next(cx) {
+        while let Some(Finished { ticket, result, .. }) = self.running.poll_next(cx) {
             any = true;
-            // A task can only fail to give its answer by being cancelled, and nobody cancels before the end.
-            if let Ok(Finished { ticket, held, result }) = joined {
-                self.running_bytes = self.running_bytes.saturating_sub(held);
-                self.outbox.reply(&ticket, result);
-            }
+            self.outbox.reply(&ticket, result);
         }
         any
     }
@@ -256,7 +253,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
         let mut any = false;
         self.stalled = false;
         while !self.disc && !self.step_aside {
-            let Some(cost) = self.inbox.next_cost(self.rules.framing) else { break };
+            let Some(cost) = self.inbox.next_cost(&self.rules) else { break };
             if !self.has_room_for(cost, cx) {
                 self.stalled = true;
                 break;
@@ -288,7 +285,7 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
     }
 
     fn held(&self) -> usize {
-        self.running_bytes.saturating_add(self.outbox.len()).saturating_add(self.inbox.held())
+        self.running.bytes().saturating_add(self.outbox.len()).saturating_add(self.inbox.held())
     }
 
     fn send(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -402,11 +399,10 @@ impl<'a, S: AsyncRead + AsyncWrite + SendFile + Unpin> Connection<'a, S> {
                 {
                     return self.outbox.reply(&ticket, result.map(outcome));
                 }
-                let held = inbox::cost(request);
-                self.running_bytes = self.running_bytes.saturating_add(held);
+                let held = inbox::cost(request, &self.rules);
                 let task =
                     async move { Finished { ticket, held, result: caught_later(future).await.map(outcome) } };
-                drop(self.running.spawn(task));
+                self.running.begin(request.command, held, task);
                 self.step_aside = request.command == cmd::WRITE && held >= STEP_ASIDE_MIN;
             }
         }

@@ -5,7 +5,8 @@
 //! Holds: the server never calls an export with a range outside its size, with a length of zero, or for something its
 //! [`Info`] doesn't offer. So an implementation judges nothing again; it reads and writes.
 //! Answer [`Answer::Now`] for whatever takes microseconds (a cache hit, a copy), [`Answer::Later`] for whatever waits:
-//! a later answer runs as its own task, is dropped when its client vanishes, and delays nobody else.
+//! a later answer runs as its own task and delays nobody else. When its client vanishes, one that only tells something is
+//! dropped; a change or a flush is waited for, unless the server stops and has no patience left.
 //! A panic in either costs that request an EIO and nothing else.
 
 mod error;
@@ -101,7 +102,8 @@ pub trait Export: Send + Sync + 'static {
         Answer::ok(None)
     }
 
-    /// That client left, and everything it had asked was answered or dropped. `clean` if it said so (DISC), not if
+    /// That client left, and everything it had asked was answered or dropped; nobody else was let in while a change of a
+    /// client that had vanished was still under way. `clean` if it said so (DISC), not if
     /// its connection ended. Called exactly once for each successful [`attach`](Export::attach), on what that returned.
     fn detach(&self, peer: &Peer, clean: bool) -> Answer<()> {
         let _ = (peer, clean);

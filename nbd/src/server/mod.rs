@@ -18,6 +18,7 @@
 //! [`Settings`]; a listener beyond this machine without TLS needs [`Settings::public`].
 
 mod admission;
+mod leftovers;
 mod listener;
 mod session;
 mod settings;
@@ -37,6 +38,7 @@ use crate::export::{Address, Exports};
 use crate::handshake::TlsMode;
 use crate::stop::{Phase, Signal};
 use admission::{Admission, Caps};
+use leftovers::Leftovers;
 pub use listener::Listener;
 pub use settings::{Network, NotANetwork, Settings, Tls};
 use stream::Bare;
@@ -52,6 +54,7 @@ struct House {
     exports: Arc<dyn Exports>,
     settings: Settings,
     admission: Arc<Admission>,
+    leftovers: Leftovers,
     pool: Pool,
     crowd: Crowd,
     signal: Arc<Signal>,
@@ -85,6 +88,7 @@ impl Server {
             pool: Pool::new(settings.memory),
             crowd: Crowd::default(),
             admission: Admission::new(caps),
+            leftovers: Leftovers::default(),
             signal: Arc::default(),
             limit: LogLimit::default(),
             settings,

@@ -1,7 +1,8 @@
 //! One client from the greeting to its end: handshake, perhaps TLS, then its requests.
 //!
-//! Holds: a client that has not agreed on an export within its time is dropped, whatever it says meanwhile. Each
-//! attach is followed by exactly one detach. Both leave a line in the log, with the client's words escaped.
+//! Holds: a client that has not agreed on an export within its time is dropped, whatever it says meanwhile; what an export
+//! takes to let it in is not its time. Each attach is followed by exactly one detach. Both leave a line in the log, with the
+//! client's words escaped.
 
 use std::io;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
 
 use super::House;
@@ -22,17 +24,20 @@ use crate::transmission::Rules;
 
 /// Bytes read at once during the handshake.
 const HANDSHAKE_BUFFER: usize = 1024;
+/// Replies of the handshake that are kept; a client that asks on has to take them first.
+const UNSENT_MAX: usize = 64 * 1024;
 /// How long a peer may take to let go at the end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves one client to its end.
 pub(super) async fn serve(house: Arc<House>, bare: Bare, mut place: Place) {
     let mut peer = Peer { connection: place.number, address: bare.address(), tls: false, identity: None };
+    let attaching = Mutex::new(());
     let entered = tokio::select! {
-        entered = tokio::time::timeout(house.settings.handshake_time, enter(&house, bare, &mut peer)) => match entered {
-            Ok(entered) => entered,
-            Err(_) => Err(Gone::Dropped("no export agreed on in time".to_owned())),
-        },
+        entered = enter(&house, bare, &mut peer, &attaching) => entered,
+        () = overdue(house.settings.handshake_time, &attaching) => {
+            Err(Gone::Dropped("no export agreed on in time".to_owned()))
+        }
         () = place.evicted.notified() => Err(Gone::Dropped("displaced by newer connections".to_owned())),
         () = house.signal.reached(Phase::Draining) => Err(Gone::Dropped("server is about to stop".to_owned())),
     };
@@ -50,6 +55,9 @@ pub(super) async fn serve(house: Arc<House>, bare: Bare, mut place: Place) {
 /// A client that agreed on an export.
 struct Guest {
     stream: Stream,
+    /// What it named.
+    named: Arc<dyn Export>,
+    /// What serves it.
     export: Arc<dyn Export>,
     agreed: Agreed,
     arrived: BytesMut,
@@ -76,14 +84,25 @@ impl From<io::Error> for Gone {
     }
 }
 
-async fn enter(house: &House, bare: Bare, peer: &mut Peer) -> Result<Guest, Gone> {
+/// Returns when a client has had its time, and no export is about to let it in: that may have to wait for what the client
+/// before it has left.
+async fn overdue(time: Duration, attaching: &Mutex<()>) {
+    tokio::time::sleep(time).await;
+    drop(attaching.lock().await);
+}
+
+async fn enter(house: &House, bare: Bare, peer: &mut Peer, attaching: &Mutex<()>) -> Result<Guest, Gone> {
     let mut stream = Stream::Bare(bare);
     let mut out = Vec::new();
     let mut input = BytesMut::with_capacity(HANDSHAKE_BUFFER);
     let mut machine = Handshake::new(house.settings.tls.mode(), &mut out);
     let mut found: Option<Arc<dyn Export>> = None;
+    let mut entered = None;
     let mut next = None;
     loop {
+        if next.is_none() && out.len() > UNSENT_MAX {
+            send(&mut stream, &mut out).await?;
+        }
         match next.take().unwrap_or_else(|| machine.step(&mut input, &mut out)) {
             Step::More => {
                 send(&mut stream, &mut out).await?;
@@ -100,18 +119,22 @@ async fn enter(house: &House, bare: Bare, peer: &mut Peer) -> Result<Guest, Gone
                 found = result.ok().map(|(export, _)| export);
             }
             Step::Attach => {
-                let export = found.take();
-                let result = attach(export, peer).await;
+                let result = {
+                    let _waiting = attaching.lock().await;
+                    attach(house, found.take(), peer).await
+                };
                 next = machine.attached(result.as_ref().map(|_| ()).map_err(Clone::clone), &mut out);
-                found = result.ok();
+                entered = result.ok();
             }
             Step::StartTls => {
                 send(&mut stream, &mut out).await?;
                 stream = secure(house, stream, peer).await?;
                 machine.secured();
             }
-            Step::Transmit(agreed) => match found.take() {
-                Some(export) => return Ok(Guest { stream, export, agreed, arrived: input, out }),
+            Step::Transmit(agreed) => match entered.take() {
+                Some((named, export)) => {
+                    return Ok(Guest { stream, named, export, agreed, arrived: input, out });
+                }
                 None => return Err(Gone::Dropped("agreed on an export that was never found".to_owned())),
             },
             Step::Close(why) => {
@@ -144,10 +167,17 @@ async fn find(house: &House, name: &Name, peer: &Peer) -> Result<(Arc<dyn Export
     Ok((export, info))
 }
 
-/// Enters an export; gives what serves this connection from here on.
-async fn attach(export: Option<Arc<dyn Export>>, peer: &Peer) -> Result<Arc<dyn Export>, Error> {
-    let export = export.ok_or_else(|| Error::new(Kind::Missing, "no such export"))?;
-    Ok(caught(|| export.attach(peer)).await?.unwrap_or(export))
+/// Enters an export; gives it, and what serves this connection from here on.
+async fn attach(
+    house: &House,
+    export: Option<Arc<dyn Export>>,
+    peer: &Peer,
+) -> Result<(Arc<dyn Export>, Arc<dyn Export>), Error> {
+    let named = export.ok_or_else(|| Error::new(Kind::Missing, "no such export"))?;
+    house.leftovers.are_over(&named).await;
+    let own = caught(|| named.attach(peer)).await?;
+    let export = own.unwrap_or_else(|| Arc::clone(&named));
+    Ok((named, export))
 }
 
 async fn secure(house: &House, stream: Stream, peer: &mut Peer) -> Result<Stream, Gone> {
@@ -161,7 +191,7 @@ async fn secure(house: &House, stream: Stream, peer: &mut Peer) -> Result<Stream
 }
 
 async fn stay(house: &House, guest: Guest, peer: &Peer, place: &mut Place) {
-    let Guest { mut stream, export, agreed, arrived, out } = guest;
+    let Guest { mut stream, named, export, agreed, arrived, out } = guest;
     let name = &agreed.name;
     if house.settings.audit {
         info!(target: super::AUDIT, connection = peer.connection, %peer, export = %name, read_only = agreed.info.read_only, "attached");
@@ -176,7 +206,11 @@ async fn stay(house: &House, guest: Guest, peer: &Peer, place: &mut Place) {
             patience: house.settings.patience(),
             stop: watch,
         };
-        Connection::new(&mut stream, Arc::clone(&export), Rules::new(&agreed), link).run().await
+        let mut connection = Connection::new(&mut stream, Arc::clone(&export), Rules::new(&agreed), link);
+        let end = connection.run().await;
+        let _left = connection.is_changing().then(|| house.leftovers.left_on(&named));
+        connection.end().await;
+        end
     } else {
         End::HungUp("too many connections")
     };

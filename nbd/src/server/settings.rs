@@ -55,7 +55,7 @@ pub struct Settings {
     pub newcomers_max: usize,
     /// Connections from one TCP address.
     pub per_address_max: usize,
-    /// From the greeting to an agreement, TLS included.
+    /// From the greeting to an agreement, TLS included; not what an export takes to let a client in.
     pub handshake_time: Duration,
     /// In the middle of a request, or with replies that the client doesn't take.
     pub stall_time: Duration,

@@ -157,6 +157,11 @@ impl Rules {
         self.size
     }
 
+    /// How many metadata contexts were selected.
+    pub(crate) fn contexts(&self) -> usize {
+        self.contexts.len()
+    }
+
     fn offers(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
