@@ -479,7 +479,7 @@ impl Export for Session {
     fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Answer<()> {
         self.capture.traffic.zeroed(len);
         let layer = Arc::clone(&self.layer);
-        self.change(offset..offset + len, async move { layer.zero(offset, len, how.no_hole).await })
+        self.change(offset..offset + len, async move { layer.zero(offset, len, how).await })
     }
 
     fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {

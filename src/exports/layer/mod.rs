@@ -11,7 +11,7 @@ pub(super) mod side;
 
 use super::answer::from_repository;
 use super::blockmap::State;
-use afterimage_nbd::export::{Answer, Extent, Part, Parts, Result as Served};
+use afterimage_nbd::export::{Answer, Extent, Part, Parts, Result as Served, Zeroing};
 use afterimage_nbd::wire::state;
 use below::Below;
 use bytes::{Bytes, BytesMut};
@@ -22,6 +22,8 @@ use tokio::sync::RwLock;
 
 /// Extents in one answer; clients ask on.
 const EXTENTS_MAX: usize = 4096;
+/// Zeroes may take their time: so many at once, and other writers in between. Whole blocks, however large they are.
+const ZEROES: u64 = 64 << 20;
 
 /// What was written, over what lies below.
 pub(super) struct Layer {
@@ -141,16 +143,20 @@ impl Layer {
         }
     }
 
-    pub(super) async fn zero(&self, offset: u64, len: u64, provisioned: bool) -> Served<()> {
+    /// Makes a range zero. Durable is only what is flushed.
+    pub(super) async fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Served<()> {
         let (block, end) = (self.side.map().block(), offset + len);
         let first = offset.div_ceil(block) * block;
         let last = if end == self.size { end } else { end / block * block };
         if first >= last {
             return self.write(offset, Bytes::from(vec![0; len as usize])).await;
         }
-        {
+        let mut at = first;
+        while at < last {
+            let until = last.min(at.saturating_add(ZEROES));
             let _together = self.order.read().await;
-            self.side.zero(first..last, provisioned).await?;
+            self.side.zero(at..until, how).await?;
+            at = until;
         }
         for edge in [offset..first, last..end] {
             if !edge.is_empty() {
@@ -270,6 +276,26 @@ fn cut(runs: &[(State, Range<u64>)], parts: &[Part]) -> Vec<(State, u64, Part)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn a_write_waits_for_no_long_zero_also_where_somebody_wants_to_be_alone() {
+        let size = 16 * ZEROES;
+        let side = Side::temporary(size, "a test").unwrap();
+        let layer = Layer::new(Below::new(None), side, size);
+        let block = layer.side.map().block();
+        let ended = Mutex::new(Vec::new());
+        let noted = |what, result: Served<()>| {
+            result.unwrap();
+            ended.lock().unwrap().push(what);
+        };
+        tokio::join!(
+            async { noted("zero", layer.zero(0, size, Zeroing::default()).await) },
+            async { noted("settled", layer.settle_hole(0..block).await) },
+            async { noted("written", layer.write(0, Bytes::from(vec![1; block as usize])).await) },
+        );
+        assert_eq!(*ended.lock().unwrap(), ["settled", "written", "zero"]);
+    }
 
     #[test]
     fn parts_are_cut_where_states_change_and_lose_no_byte() {

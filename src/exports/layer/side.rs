@@ -145,12 +145,11 @@ impl Side {
         Ok(())
     }
 
-    /// Makes whole blocks zero.
-    pub(super) async fn zero(&self, range: Range<u64>, provisioned: bool) -> Served<()> {
+    /// Makes whole blocks zero. Durable is only what is flushed.
+    pub(super) async fn zero(&self, range: Range<u64>, how: Zeroing) -> Served<()> {
         let (at, len) = (self.data_at + range.start, range.end - range.start);
-        if provisioned || matches!(self.kept, Kept::Apart(_)) {
-            let how = Zeroing { no_hole: provisioned, ..Zeroing::default() };
-            self.data.zero(at, len, how).wait().await?;
+        if how.no_hole || matches!(self.kept, Kept::Apart(_)) {
+            self.data.zero(at, len, Zeroing { fua: false, ..how }).wait().await?;
             self.durable.set(range, State::Present);
             return Ok(());
         }

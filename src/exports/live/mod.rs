@@ -412,7 +412,7 @@ impl Export for LiveExport {
         let (live, work) = (Arc::clone(&self.live), self.live.guest());
         live.traffic.zeroed(len);
         to_the_end(async move {
-            live.layer.zero(offset, len, how.no_hole).await?;
+            live.layer.zero(offset, len, how).await?;
             drop(work);
             if how.fua { live.layer.flush().await } else { Ok(()) }
         })

@@ -246,7 +246,7 @@ impl Export for OverlayExport {
         let layer = Arc::clone(&self.layer);
         self.traffic.zeroed(len);
         to_the_end(async move {
-            layer.zero(offset, len, how.no_hole).await?;
+            layer.zero(offset, len, how).await?;
             if how.fua { layer.flush().await } else { Ok(()) }
         })
     }
