@@ -5,7 +5,7 @@
 //! The pages that are taken speak only of data that was written before, so a page never promises what a crash could lose. Flushes that were
 //! asked for meanwhile are answered by one.
 
-use super::{BlockMap, State};
+use super::{BlockMap, Changed, State};
 use afterimage_nbd::export::{Export, Result};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,32 +52,42 @@ impl Durable {
             return Ok(());
         }
         let through = self.asked.load(Ordering::Acquire);
-        let pages = self.map_mut().take_changed();
-        let write = async {
-            data.flush().wait().await?;
-            for page in &pages {
-                file.write(page.at, page.bytes.clone().into(), false).wait().await?;
-            }
-            file.flush().wait().await
-        };
-        let flushed = write.await;
-        match &flushed {
-            Ok(()) => self.done.store(through, Ordering::Release),
-            Err(_) => self.map_mut().untake(&pages),
+        let mut taken = Taken { durable: self, pages: self.map_mut().take_changed() };
+        data.flush().wait().await?;
+        for page in &taken.pages {
+            file.write(page.at, page.bytes.clone().into(), false).wait().await?;
         }
-        flushed
+        file.flush().wait().await?;
+        taken.pages.clear();
+        self.done.store(through, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Pages that were taken, and are taken back if they are not durable in the end: also where nobody waits for that any more.
+struct Taken<'a> {
+    durable: &'a Durable,
+    pages: Vec<Changed>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.pages.is_empty() {
+            self.durable.map_mut().untake(&self.pages);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::page::{Header, block_for, pages_of, place_of};
+    use super::super::page::{Header, PAGE_LEN, block_for, pages_of, place_of};
     use super::*;
     use crate::error::Result as Ours;
     use afterimage_nbd::export::{Answer, Error, Info, Kind, Parts};
     use bytes::Bytes;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
+    use std::task::{Context, Waker};
 
     const SIZE: u64 = 1 << 30;
 
@@ -88,13 +98,15 @@ mod tests {
         notes: Arc<std::sync::Mutex<Vec<String>>>,
         file: Arc<std::sync::Mutex<Vec<u8>>>,
         failing: Arc<AtomicBool>,
+        stuck: Arc<AtomicBool>,
     }
 
     impl Noting {
         fn new(name: &'static str, notes: &Arc<std::sync::Mutex<Vec<String>>>) -> Noting {
             let len = place_of(pages_of(SIZE, 4096), 0) as usize;
             let file = Arc::new(std::sync::Mutex::new(vec![0; len]));
-            Noting { name, notes: Arc::clone(notes), file, failing: Arc::default() }
+            let (failing, stuck) = Default::default();
+            Noting { name, notes: Arc::clone(notes), file, failing, stuck }
         }
 
         fn does(&self, what: &str) -> Answer<()> {
@@ -121,7 +133,8 @@ mod tests {
         }
 
         fn flush(&self) -> Answer<()> {
-            self.does("sync")
+            let done = self.does("sync");
+            if self.stuck.load(Ordering::Relaxed) { Answer::later(std::future::pending()) } else { done }
         }
     }
 
@@ -156,6 +169,33 @@ mod tests {
         );
         durable.flush(&data, &file).await.unwrap();
         assert_eq!(*notes.lock().unwrap(), ["data sync", "map sync"], "nothing changed");
+    }
+
+    #[tokio::test]
+    async fn n13_after_a_flush_that_was_cut_off_the_next_one_spares_the_slot_that_counts() {
+        let notes = Arc::default();
+        let (data, file) = (Noting::new("data", &notes), Noting::new("map", &notes));
+        let durable = Durable::new(BlockMap::new(header()));
+        durable.set(0..4096, State::Present);
+        durable.flush(&data, &file).await.unwrap();
+        let slots = || {
+            let bytes = file.file.lock().unwrap();
+            [0, 1].map(|slot| bytes[place_of(0, slot) as usize..][..PAGE_LEN].to_vec())
+        };
+        let before = slots();
+        let counts = before.iter().position(|slot| slot.iter().any(|byte| *byte != 0)).unwrap();
+        durable.set(4096..8192, State::Present);
+        data.stuck.store(true, Ordering::Relaxed);
+        {
+            let cut_off = std::pin::pin!(durable.flush(&data, &file));
+            assert!(cut_off.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        data.stuck.store(false, Ordering::Relaxed);
+        durable.set(8192..12288, State::Present);
+        durable.flush(&data, &file).await.unwrap();
+        assert_eq!(slots()[counts], before[counts]);
+        let map = load(&file);
+        assert!((0..3).all(|block| map.state(block) == State::Present));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 //! a target that fails ends the copying, since nothing is true of it any more.
 
 use super::Live;
-use crate::exports::answer::failed;
+use crate::exports::answer::{failed, to_the_end};
 use crate::exports::backup::{BackupExport, parts_of};
 use crate::exports::blockmap::State;
 use afterimage_nbd::export::{Error as Refusal, Result as Served};
@@ -94,14 +94,20 @@ async fn go_over(
         };
         if unflushed >= FLUSH_EVERY {
             unflushed = 0;
-            live.layer.flush().await?;
+            flush(live).await?;
         }
     }
     while !under_way.is_empty() {
         collect(under_way, &mut unread, &mut unflushed).await?;
     }
-    live.layer.flush().await?;
+    flush(live).await?;
     Ok(unread)
+}
+
+/// Goes on to its end also where the copying is stopped meanwhile.
+async fn flush(live: &Live) -> Served<()> {
+    let layer = Arc::clone(&live.layer);
+    to_the_end(async move { layer.flush().await }).wait().await
 }
 
 async fn collect(
