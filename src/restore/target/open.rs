@@ -55,9 +55,13 @@ pub fn open_on(machine: &Machine, path: &Path, wish: &Wish, guarded: Guarded<'_>
     Ok(Opened { target, facts, verdict })
 }
 
-/// As [`open()`], for somebody who writes by other means than a [`Target`].
+/// As [`open()`], for somebody who writes by other means than a [`Target`], and so knows nothing of the directory: what was made lasts from here on.
 pub fn hold(path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Held> {
-    hold_on(&Machine::here(), path, wish, guarded)
+    let held = hold_on(&Machine::here(), path, wish, guarded)?;
+    if let Some(directory) = &held.made_in {
+        directory.sync_all().context(|| format!("sync the directory of the target {}", path.display()))?;
+    }
+    Ok(held)
 }
 
 fn hold_on(machine: &Machine, path: &Path, wish: &Wish, guarded: Guarded<'_>) -> Result<Held> {
