@@ -88,6 +88,12 @@ impl TargetExport {
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
+
+    /// What clients wrote is on the medium when this returns, or that is an error: who left without a FLUSH never heard of a sync that failed.
+    pub async fn stop(&self) -> Result<()> {
+        let flushed = self.inner.flush().wait().await;
+        flushed.map_err(|why| Error::new(Kind::Target, format!("flush the {}: {why}", self.shown)))
+    }
 }
 
 impl Export for TargetExport {
@@ -161,4 +167,50 @@ fn show_the_medium(file: &File) -> std::io::Result<()> {
     // A file system that keeps all in memory has no use for it.
     let _hint = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use afterimage_nbd::export::{Address, Error as Refusal, Kind as RefusalKind};
+    use afterimage_nbd::memory::Memory;
+
+    /// What is written to it is never synced.
+    struct Failing(Memory);
+
+    impl Export for Failing {
+        fn info(&self) -> Info {
+            self.0.info()
+        }
+
+        fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
+            self.0.read(offset, len)
+        }
+
+        fn write(&self, offset: u64, data: Bytes, fua: bool) -> Answer<()> {
+            self.0.write(offset, data, fua)
+        }
+
+        fn flush(&self) -> Answer<()> {
+            Answer::err(Refusal::new(RefusalKind::Io, "sync: the disk is gone"))
+        }
+    }
+
+    #[tokio::test]
+    async fn r6_a_sync_that_failed_when_a_client_had_left_is_told_at_the_end() {
+        let traffic = Arc::<Traffic>::default();
+        let inner = Eliding::new(Box::new(Failing(Memory::new(4096))), false, Arc::clone(&traffic));
+        let (name, shown) = (Name::default(), "target t".to_owned());
+        let target = TargetExport { inner, name, shown, seat: None, traffic };
+        let peer = Peer { connection: 1, address: Address::Inherited, tls: false, identity: None };
+        assert!(target.attach(&peer).wait().await.unwrap().is_none());
+        target.write(0, Bytes::from_static(b"x"), false).wait().await.unwrap();
+        assert!(target.detach(&peer, true).wait().await.is_err());
+        let why = target.stop().await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Target);
+        assert!(
+            why.to_string().contains("target t") && why.to_string().contains("the disk is gone"),
+            "{why}"
+        );
+    }
 }

@@ -259,6 +259,74 @@ fn a_capture_of_a_server_that_its_client_started_is_a_backup_before_that_server_
     }
 }
 
+/// With what is written, and before the goodbye, nothing can be stored any more.
+fn copy_into_nothing(sand: &Sandbox) -> String {
+    let (packs, away) = (sand.at("repo/packs"), sand.at("repo/away"));
+    format!(
+        "import os\nh.pwrite(os.urandom(2 ** 20), 0)\nos.rename('{packs}', '{away}')\nopen('{packs}', 'w').close()\nh.shutdown()\n"
+    )
+}
+
+fn mend(sand: &Sandbox) {
+    std::fs::remove_file(sand.at("repo/packs")).expect("remove");
+    std::fs::rename(sand.at("repo/away"), sand.at("repo/packs")).expect("rename");
+}
+
+#[test]
+fn r6_a_server_whose_last_copy_became_no_backup_ends_with_an_error() {
+    if !shell::is_there() {
+        return;
+    }
+    let sand = Sandbox::with_repo();
+    let _ = sand.backup("other", &[&file(&sand, "disk.img", &mixed(59, MIB))]);
+    // Asked to stop as soon as the client has left, and with the only client that it had.
+    let server = serve(&sand, "vm,size=1M");
+    let _ = shell::on(&server.uri("vm", ""), &copy_into_nothing(&sand)).expect_code(0);
+    let _ = server.stop().expect_code(4).saying("no backup was made");
+    mend(&sand);
+    let ours = env!("CARGO_BIN_EXE_afterimage");
+    let script = format!(
+        "import nbd, socket, subprocess, sys\nours, theirs = socket.socketpair()\n\
+        server = subprocess.Popen(['{ours}', 'serve', '--single', '--capture', 'vm,size=1M'], stdin=theirs, stdout=theirs)\n\
+        theirs.close()\nh = nbd.NBD()\nh.connect_socket(ours.detach())\n{}print('ended with', server.wait(50))",
+        copy_into_nothing(&sand)
+    );
+    let mut client = std::process::Command::new("/usr/bin/python3");
+    let _ = client.args(["-c", &script]);
+    for (key, value) in sand.command(&[]).get_envs() {
+        let _ = value.map(|value| client.env(key, value));
+    }
+    let said = crate::common::run(client, Duration::from_secs(60)).expect_code(0);
+    assert_eq!(said.text().trim(), "ended with 4", "{said}");
+    let _ = said.saying("no backup was made");
+    mend(&sand);
+    assert_eq!(sand.list().len(), 1);
+}
+
+#[test]
+fn a_commit_without_room_for_what_is_written_next_lists_nothing_and_may_be_asked_for_again() {
+    if !shell::is_there() {
+        return;
+    }
+    let sand = Sandbox::with_repo();
+    let (place, socket) = (sand.at("place"), sand.at("serve.sock"));
+    std::fs::create_dir(&place).expect("mkdir");
+    let (listen, control) = (format!("unix:{socket}"), sand.at("control"));
+    let mut command =
+        sand.command(&["serve", "--listen", &listen, "--control", &control, "--capture", "vm,size=1M"]);
+    let _ = command.env("TMPDIR", &place);
+    let server = Listening::start(command, &socket);
+    let _ = shell::on(&server.uri("vm", ""), "h.pwrite(b'x' * 512, 0)\nh.shutdown()").expect_code(0);
+    let _ = once(&sand, "partial");
+    std::fs::remove_dir(&place).expect("rmdir");
+    let _ = sand.ends(1, &["capture", "commit", "vm", "--control", &control]);
+    assert_eq!(sand.list().len(), 0, "it was said to have failed");
+    std::fs::create_dir(&place).expect("mkdir");
+    let _ = commit(&sand);
+    assert_eq!(sand.list().len(), 1);
+    let _ = server.stop().expect_code(0);
+}
+
 #[test]
 fn words_that_make_no_capture_are_refused() {
     let sand = Sandbox::with_repo();

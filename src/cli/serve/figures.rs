@@ -30,19 +30,19 @@ impl Figures {
         let of = |one: &super::Offered| (one.kind, one.name.as_str().to_owned(), Arc::clone(&one.traffic));
         let backups = serving.backups.iter().map(|all| ("backups", String::new(), Arc::clone(all.traffic())));
         let overlays = serving.offered.iter().filter_map(|one| {
-            let More::Overlay(base) = &one.more else { return None };
+            let More::Overlay(overlay) = &one.more else { return None };
             let name = one.name.as_str();
             let places =
                 lines.iter().filter(|line| matches!(&line.what, super::What::Export(of) if of == name));
             let places: Vec<&str> = places.map(|line| line.place.as_str()).collect();
-            Some((name.to_owned(), json!({ "base": base, "uris": places })))
+            Some((name.to_owned(), json!({ "base": overlay.base(), "uris": places })))
         });
         let (mut captures, mut lives) = (Vec::new(), Vec::new());
         for one in &serving.offered {
             match &one.more {
                 More::Capture(capture) => captures.push((one.name.to_string(), Arc::clone(capture))),
                 More::Live(live) => lives.push((one.name.to_string(), Arc::clone(live))),
-                More::Nothing | More::Overlay(_) => {}
+                More::Target(_) | More::Overlay(_) => {}
             }
         }
         Figures {

@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<u8> {
     })
 }
 
-/// The one client hears of a stop as others do; what it wrote is on the medium when this returns.
+/// The one client hears of a stop as others do.
 async fn single(server: &Server, stop: &mut Stop) -> Result<u8> {
     let mut serving = std::pin::pin!(server.serve_stdio());
     let served = tokio::select! {
@@ -148,12 +148,17 @@ impl Serving {
         Control::listen(path, context.runtime(), Arc::new(move |request| figures.answer(request)))
     }
 
-    /// Ends what goes on without clients.
+    /// Ends what goes on without clients, all of it, and then gives the first error.
     async fn stop(&self) -> Result<()> {
+        let mut first = Ok(());
         for one in &self.offered {
-            one.stop().await?;
+            let stopped = one.stop().await;
+            match &stopped {
+                Err(another) if first.is_err() => tracing::error!("{another}"),
+                _ => first = first.and(stopped),
+            }
         }
-        Ok(())
+        first
     }
 
     async fn until(mut self, context: &Context, server: Server, mut stop: Stop) -> Result<u8> {
@@ -164,7 +169,7 @@ impl Serving {
             mount.map(|(mount, _control)| mount.unmount().map_err(|why| mount::of_mount_error(&why)))
         });
         let stopped = server.stop(DRAIN).await;
-        self.stop().await?;
+        let kept = self.stop().await;
         if stopped.cut_off > 0 {
             let seconds = DRAIN.as_secs();
             context.say(format!(
@@ -172,7 +177,9 @@ impl Serving {
                 stopped.cut_off
             ));
         }
-        if let Ok(Some(ended)) = unmounted.await {
+        let unmounted = unmounted.await;
+        kept?;
+        if let Ok(Some(ended)) = unmounted {
             let _ended = ended?;
         }
         Ok(0)

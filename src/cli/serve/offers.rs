@@ -37,9 +37,8 @@ pub(super) struct Offered {
 
 /// What else is to be known and done, by kind.
 pub(super) enum More {
-    Nothing,
-    /// The backup that an overlay lies on.
-    Overlay(String),
+    Target(Arc<TargetExport>),
+    Overlay(Arc<OverlayExport>),
     Capture(Arc<CaptureExport>),
     Live(Arc<LiveExport>),
 }
@@ -79,14 +78,16 @@ impl Offers {
             };
             open.push(match &wanted {
                 Wanted::Target(offer) => {
-                    let target = TargetExport::open(&name, offer, repository)?;
-                    let traffic = Arc::clone(target.traffic());
-                    Offered { name, kind: "target", export: Arc::new(target), traffic, more: More::Nothing }
+                    let target = Arc::new(TargetExport::open(&name, offer, repository)?);
+                    let (traffic, more) = (Arc::clone(target.traffic()), More::Target(Arc::clone(&target)));
+                    Offered { name, kind: "target", export: target, traffic, more }
                 }
                 Wanted::Overlay(offer) => {
                     let overlay = OverlayExport::open(offer, of_repository()?, repository).await?;
-                    let (traffic, more) = (Arc::clone(overlay.traffic()), More::Overlay(overlay.base()));
-                    Offered { name, kind: "overlay", export: Arc::new(overlay), traffic, more }
+                    let overlay = Arc::new(overlay);
+                    let (traffic, more) =
+                        (Arc::clone(overlay.traffic()), More::Overlay(Arc::clone(&overlay)));
+                    Offered { name, kind: "overlay", export: overlay, traffic, more }
                 }
                 Wanted::Capture(offer) => {
                     let capture = Arc::new(CaptureExport::open(&name, offer, of_repository()?).await?);
@@ -118,14 +119,13 @@ impl Wanted {
 }
 
 impl Offered {
-    /// Ends what goes on by itself: a backup that was begun is made, a copier stops where it is.
+    /// Ends what goes on by itself: a backup that was begun is made, a copier stops where it is. An error if what clients wrote and took for
+    /// kept when they left is not.
     pub(super) async fn stop(&self) -> Result<()> {
         match &self.more {
-            More::Nothing | More::Overlay(_) => Ok(()),
-            More::Capture(capture) => {
-                capture.stop().await;
-                Ok(())
-            }
+            More::Target(target) => target.stop().await,
+            More::Overlay(overlay) => overlay.stop().await,
+            More::Capture(capture) => capture.stop().await,
             More::Live(live) => live.stop().await,
         }
     }

@@ -35,6 +35,7 @@ use serde_json::{Map, Value, json};
 use source::LayerSource;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -200,14 +201,22 @@ impl CaptureExport {
         Value::Object(facts)
     }
 
-    /// Returns when a backup that was begun is made: its client was told that all is well. What nobody committed is given up.
-    pub async fn stop(&self) {
+    /// Returns when a backup that was begun is made, since its client was told that all is well; an error if it was not made. What nobody
+    /// committed is given up.
+    pub async fn stop(&self) -> Result<()> {
         let mut ended = self.0.ended.subscribe();
         let begun = self.0.now().begun;
         let _all = ended.wait_for(|ended| *ended >= begun).await;
         let now = self.0.now();
         if now.written {
             tracing::warn!("capture {}: what was written is given up: it was not committed", self.0.name);
+        }
+        match &now.last {
+            Some(Ended::Failed(why)) => {
+                let words = format!("capture {}: no backup was made of what was written", self.0.name);
+                Err(Error::new(why.kind(), words).caused_by(why.clone()))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -222,7 +231,15 @@ async fn latest(backups: &Backups, name: &str) -> Result<Option<Arc<BackupExport
 }
 
 fn fresh(below: Option<Arc<BackupExport>>, size: u64) -> Result<Layer> {
-    Ok(Layer::new(Below::new(below), Side::temporary(size, "a capture")?, size))
+    Ok(Layer::new(Below::new(below), side_for(size)?, size))
+}
+
+fn side_for(size: u64) -> Result<Side> {
+    Side::temporary(size, "a capture")
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Unsupported, "making the backup ended in a panic: this is a bug")
 }
 
 impl Capture {
@@ -327,14 +344,17 @@ impl Capture {
         *lock(&self.progress) = Arc::clone(&progress);
         let capture = Arc::clone(self);
         drop(self.runtime.spawn_blocking(move || {
-            let made = capture.back_up(layer, &progress);
-            capture.end(number, made);
+            // Whatever becomes of it, somebody waits for its end.
+            let made = catch_unwind(AssertUnwindSafe(|| capture.back_up(layer, &progress)));
+            capture.end(number, made.unwrap_or_else(|_| Err(panicked())));
         }));
         number
     }
 
     fn back_up(&self, layer: Arc<Layer>, progress: &Progress) -> Result<(Record, Layer)> {
         let engine = self.backups.engine();
+        // Before there is a backup: what fails behind it would deny what is listed.
+        let next = side_for(self.info.size)?;
         let (parent, item) = match layer.below().image() {
             Some(image) => (Parent::Of(image.id()), image.item().to_owned()),
             None => (Parent::None, ITEM.to_owned()),
@@ -357,7 +377,7 @@ impl Capture {
         let shelf = Arc::new(Shelf::new(vec![known(&record)]));
         let pick = shelf.find(&record.id.to_string())?;
         let below = BackupExport::new(&**self.backups.library(), &shelf, &pick, Arc::default());
-        Ok((record, fresh(Some(Arc::new(below)), self.info.size)?))
+        Ok((record, Layer::new(Below::new(Some(Arc::new(below))), next, self.info.size)))
     }
 
     fn end(&self, number: u64, made: Result<(Record, Layer)>) {

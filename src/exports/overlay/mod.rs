@@ -143,6 +143,12 @@ impl OverlayExport {
         &self.traffic
     }
 
+    /// What clients wrote is kept when this returns, if it is to be, or that is an error.
+    pub async fn stop(&self) -> Result<()> {
+        let flushed = self.layer.flush().await;
+        flushed.map_err(|why| Error::new(Kind::Target, format!("flush the {}: {why}", self.info.description)))
+    }
+
     /// The backup that it lies on, as a reference that means nothing else.
     pub fn base(&self) -> String {
         reference_to(&self.base)
