@@ -45,11 +45,15 @@ impl Lull {
 
     /// Nothing is to be done. Has the task woken again as soon as everything else was looked at, if this pause should be sat out.
     pub(super) fn sit_out(&mut self, cx: &mut Context<'_>) -> bool {
-        let began = *self.began.get_or_insert_with(Instant::now);
+        self.sit_out_by(Instant::now, cx)
+    }
+
+    fn sit_out_by(&mut self, now: impl Fn() -> Instant, cx: &mut Context<'_>) -> bool {
+        let began = *self.began.get_or_insert_with(&now);
         if self.short < HABIT {
             return false;
         }
-        if began.elapsed() > AWAKE {
+        if now().saturating_duration_since(began) > AWAKE {
             self.short = 0;
             return false;
         }
@@ -68,21 +72,24 @@ mod tests {
     fn only_a_habit_of_short_pauses_is_sat_out_and_one_long_one_ends_it() {
         let mut lull = Lull::default();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(!lull.sit_out(&mut cx));
+        let start = Instant::now();
+        let later = start + 2 * AWAKE;
+        let mut sit_out_at = |lull: &mut Lull, now| lull.sit_out_by(|| now, &mut cx);
+        assert!(!sit_out_at(&mut lull, start));
         for _ in 0..HABIT {
             lull.judge(Duration::from_micros(20));
         }
         lull.began = None;
-        assert!(lull.sit_out(&mut cx), "after so many short ones");
-        std::thread::sleep(2 * AWAKE);
-        assert!(!lull.sit_out(&mut cx), "not for longer than it takes to fall asleep");
+        assert!(sit_out_at(&mut lull, start), "after so many short ones");
+        assert!(sit_out_at(&mut lull, start + AWAKE), "for as long as it takes to fall asleep");
+        assert!(!sit_out_at(&mut lull, later), "not for longer than it takes to fall asleep");
         lull.over();
         lull.began = None;
-        assert!(!lull.sit_out(&mut cx), "the habit is gone");
+        assert!(!sit_out_at(&mut lull, later), "the habit is gone");
         (0..HABIT).for_each(|_| lull.judge(Duration::from_micros(20)));
         lull.received(1);
-        assert!(lull.sit_out(&mut cx));
+        assert!(sit_out_at(&mut lull, later));
         lull.received(3);
-        assert!(!lull.sit_out(&mut cx), "who asks for two things at once is not waited for");
+        assert!(!sit_out_at(&mut lull, later), "who asks for two things at once is not waited for");
     }
 }

@@ -52,11 +52,15 @@ mod tests {
     #[test]
     fn one_slow_call_makes_the_next_ones_careful() {
         let pace = Pace::default();
+        let began = Instant::now();
         pace.timed(|| ());
-        assert!(!pace.is_slow());
+        // Who is not let run for so long in between has waited, too.
+        assert!(began.elapsed() > QUICK || !pace.is_slow());
+        let began = Instant::now();
         pace.timed(|| std::thread::sleep(QUICK * 3));
-        assert!(pace.is_slow());
-        std::thread::sleep(QUICK * 3 * (CAUTION + 10));
+        let least = began.duration_since(*START) + QUICK * 3 * CAUTION;
+        assert!(pace.slow_until.load(Ordering::Relaxed) >= millis(least));
+        std::thread::sleep((began.elapsed() * CAUTION).min(CAUTION_MAX) + Duration::from_millis(1));
         assert!(!pace.is_slow(), "for as long as it was slow, times ten");
     }
 }

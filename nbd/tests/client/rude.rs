@@ -22,13 +22,19 @@ pub(crate) fn hasty() -> Options {
     Options { handshake_time: SOON, patience: SOON, connections: 1, ..Options::default() }
 }
 
+/// For servers that answer or hang up at once, on a machine that may have others to serve first.
+pub(crate) fn patient() -> Options {
+    let time = Duration::from_secs(20);
+    Options { handshake_time: time, patience: time, ..hasty() }
+}
+
 fn at(socket: &Path) -> Uri {
     uri(&format!("nbd+unix:///?socket={}", socket.display()))
 }
 
 /// A session with a bit of everything.
-async fn session(place: &Uri) -> Result<(), Error> {
-    let client = Client::connect(place, &hasty()).await?;
+async fn session(place: &Uri, options: Options) -> Result<(), Error> {
+    let client = Client::connect(place, &options).await?;
     client.write(0, Bytes::from_static(&[7; 600]), false).await?;
     let read = client.read(0, 700).await?;
     let _status = client.block_status(0, 4096).await?;
@@ -100,7 +106,9 @@ fn harmed(host: &Host, harms: Vec<Harm>) -> Vec<(Harm, Result<(), Error>)> {
                     let _turn = turns.acquire_owned().await;
                     let door = tokio::net::UnixListener::bind(&socket).unwrap();
                     let between = tokio::spawn(meddle(door, server, harm));
-                    let result = tokio::time::timeout(Duration::from_secs(30), session(&at(&socket))).await;
+                    let (place, options) = (at(&socket), hasty());
+                    let session = session(&place, options);
+                    let result = tokio::time::timeout(Duration::from_secs(30), session).await;
                     between.abort();
                     result.unwrap_or_else(|_| panic!("{harm:?}: it hangs"))
                 }),
@@ -121,7 +129,7 @@ fn length_of_a_session(host: &Host) -> usize {
     host.runtime.block_on(async {
         let door = tokio::net::UnixListener::bind(&socket).unwrap();
         let between = tokio::spawn(meddle(door, host.socket.clone(), Harm::Flip(usize::MAX, 0)));
-        session(&at(&socket)).await.unwrap();
+        session(&at(&socket), patient()).await.unwrap();
         between.await.unwrap()
     })
 }
@@ -185,10 +193,15 @@ pub(crate) fn scripted(script: impl Fn(UnixStream) + Send + 'static) -> (tempfil
     (dir, at(&socket))
 }
 
-fn outcome(place: &Uri) -> Result<(), Error> {
+fn outcome(place: &Uri, options: Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { Client::connect(place, &options).await.map(drop) })
+}
+
+/// The same of a server that may never come to an end.
+fn hasty_outcome(place: &Uri) -> Result<(), Error> {
     let start = Instant::now();
-    let result = runtime.block_on(async { Client::connect(place, &hasty()).await.map(drop) });
+    let result = outcome(place, hasty());
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     result
 }
@@ -226,7 +239,7 @@ fn agree(size: u64, flags: u16, sizes: Option<(u32, u32, u32)>) -> Result<(), Er
             true
         });
     });
-    outcome(&place)
+    outcome(&place, patient())
 }
 
 #[test]
@@ -261,7 +274,7 @@ fn n16_handshakes_that_are_none_are_refused_by_name() {
     ] {
         let greeting = greeting.to_vec();
         let (_dir, place) = scripted(move |mut stream| drop(stream.write_all(&greeting)));
-        let why = outcome(&place).expect_err("it is no handshake");
+        let why = outcome(&place, patient()).expect_err("it is no handshake");
         assert_eq!(why.kind(), kind, "{why}");
     }
 }
@@ -282,7 +295,7 @@ fn n1_option_replies_that_are_huge_foreign_or_endless_are_refused() {
                 true
             });
         });
-        let why = outcome(&place).expect_err("no such answer");
+        let why = hasty_outcome(&place).expect_err("no such answer");
         assert!(matches!(why.kind(), Kind::Protocol | Kind::Unreachable), "{kind} {len}: {why}");
     }
     let (_dir, place) = scripted(|mut stream| {
@@ -294,7 +307,7 @@ fn n1_option_replies_that_are_huge_foreign_or_endless_are_refused() {
         OptionReply::Context { id: 1, name: "x:y".into() }.encode(opt::EXTENDED_HEADERS, &mut endless);
         while stream.write_all(&endless).is_ok() {}
     });
-    assert!(outcome(&place).is_err());
+    assert!(hasty_outcome(&place).is_err());
 }
 
 #[test]
@@ -317,5 +330,5 @@ fn a_server_may_be_older_than_every_option_we_would_like() {
             let _said = stream.write_all(&out);
         }
     });
-    outcome(&place).unwrap();
+    outcome(&place, patient()).unwrap();
 }
