@@ -10,6 +10,7 @@
 
 pub(crate) mod faithful;
 pub(crate) mod images;
+pub(crate) mod loops;
 pub(crate) mod random;
 pub(crate) mod shares;
 pub(crate) mod sweep;
@@ -179,7 +180,9 @@ impl Sandbox {
     /// A copy of the built command where every user may run it, who may not even reach the directory that it was built in.
     pub(crate) fn ours_for_all(&self) -> String {
         let copy = self.at("the command for all");
-        let _len = std::fs::copy(OURS, &copy).expect("copy the command");
+        // By a process of its own: were it open for writing here, a child that another test forks just now would have it open as well, and
+        // what is being written can't be run.
+        let _ = tool("cp", &[OURS, &copy]);
         let for_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&copy, for_all).expect("let everybody run it");
         copy
@@ -469,8 +472,12 @@ impl Running {
 
     /// Whether it has printed this line.
     pub(crate) fn has_said(&self, line: &str) -> bool {
-        let said = self.said.lock().expect("what it said");
-        said.split(|byte| *byte == b'\n').any(|said| said == line.as_bytes())
+        self.said().lines().any(|said| said == line)
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().expect("what it said")).into_owned()
     }
 
     /// Kills it, as a power cut would.

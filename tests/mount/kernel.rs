@@ -1,24 +1,9 @@
 //! An image as a disk of this machine: loop devices, and the kernel's own file systems on them. Everything is let go when dropped.
 
+use crate::common::loops::Loop;
 use crate::common::tool;
 use crate::world::run_tool;
 use std::path::Path;
-
-/// A loop device.
-struct Loop(String);
-
-impl Loop {
-    fn new(image: &str) -> Option<Loop> {
-        let output = run_tool("losetup", &["-rP", "--find", "--show", image]);
-        (output.code() == Some(0)).then(|| Loop(output.text().trim().to_owned()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = run_tool("losetup", &["-d", &self.0]);
-    }
-}
 
 /// A mounted partition.
 struct Partition<'a>(&'a str);
@@ -39,7 +24,7 @@ impl Drop for Partition<'_> {
 /// Everything in the first partition of a disk, mounted at `at`: one line for each entry with its kind, mode, owner, size, time and
 /// link, and one for each file with the digest of its content. `None` where the kernel does not mount it.
 pub(crate) fn listing_of(disk: &str, at: &str) -> Option<String> {
-    let device = Loop::new(disk)?;
+    let device = Loop::over(disk, &["-rP"])?;
     let partition = format!("{}p1", device.0);
     let is_there = Path::new(&partition).exists();
     let _partition = match is_there {

@@ -1,36 +1,9 @@
 //! A block device as a target: what clients write, zero and trim arrives there.
 
 use crate::common::images::{MIB, allocated, assert_same_bytes, file, mixed};
-use crate::common::{Sandbox, is_root, run, skipped, tool};
+use crate::common::loops::Loop;
+use crate::common::{Sandbox, tool};
 use crate::servers::{have, ours, python_with_libnbd};
-use std::process::Command;
-use std::time::Duration;
-
-/// A loop device over a file, gone with the test.
-struct Loop(String);
-
-impl Loop {
-    fn over(path: &str) -> Option<Loop> {
-        if !is_root() {
-            skipped("loop devices want root");
-            return None;
-        }
-        let mut command = Command::new("/sbin/losetup");
-        let _ = command.args(["--find", "--show", path]);
-        let made = run(command, Duration::from_secs(30));
-        if made.code() != Some(0) {
-            skipped("no loop device to be had");
-            return None;
-        }
-        Some(Loop(made.text().trim().to_owned()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("/sbin/losetup").args(["--detach", &self.0]).status();
-    }
-}
 
 #[test]
 fn n16_a_device_is_written_zeroed_and_trimmed_and_says_what_would_not_be_fast() {
@@ -43,7 +16,7 @@ fn n16_a_device_is_written_zeroed_and_trimmed_and_says_what_would_not_be_fast() 
     expected[..9 * MIB as usize].fill(5);
     let image = file(&sand, "image", &expected);
     let backing = file(&sand, "backing", &vec![0xaa; 16 * MIB as usize]);
-    let Some(device) = Loop::over(&backing) else { return };
+    let Some(device) = Loop::over(&backing, &[]) else { return };
     let server = ours(&sand, &["--target", &format!("disk={}", device.0)]);
     let _ = tool("nbdcopy", &["--flush", &image, &server.uri("disk", "")]);
     let script = r#"

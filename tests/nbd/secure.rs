@@ -151,15 +151,12 @@ fn n9_over_tcp_the_servers_name_is_checked() {
     let sand = Sandbox::with_repo();
     issue(&made(&sand, "server"), &authority("town"), "localhost", "server");
     let target = file(&sand, "t.raw", &[0; 65_536]);
-    // Which port is free is only known to whoever has it: it is asked for, given back, and named.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let port = port.expect("a free port").port();
     let at = |name: &str| sand.at(&format!("server/{name}.pem"));
     let server = ours(
         &sand,
         &[
             "--listen",
-            &format!("tcp:127.0.0.1:{port}"),
+            "tcp:127.0.0.1:0",
             "--target",
             &format!("t={target}"),
             "--tls",
@@ -170,6 +167,9 @@ fn n9_over_tcp_the_servers_name_is_checked() {
             &at("server-key"),
         ],
     );
+    let said = server.running.said();
+    let port = said.split_once("nbds://127.0.0.1:").and_then(|(_, port)| port.split_once('/'));
+    let port = port.unwrap_or_else(|| panic!("names no port: {said}")).0;
     let uri = |host: &str| format!("nbds://{host}:{port}/t?tls-certificates={}", sand.at("server"));
     assert_eq!(tool("nbdinfo", &["--size", &uri("localhost")]).trim(), "65536");
     is_refused("nbdinfo", &["--size", &uri("127.0.0.1")]);

@@ -66,7 +66,12 @@ fn an_exclusive_target_has_one_client_at_a_time() {
     }
     let sand = Sandbox::with_repo();
     let target = file(&sand, "t.raw", &[0; 65_536]);
-    let server = ours(&sand, &["--target", &format!("t={target},exclusive")]);
+    let control = sand.at("control");
+    let server = ours(&sand, &["--control", &control, "--target", &format!("t={target},exclusive")]);
+    let connections = || {
+        let stats = sand.done(&["--json", "stats", &control]).json();
+        stats["exports"][0]["connections"].as_u64().expect("a number")
+    };
     let info = tool("nbdinfo", &["--json", &server.uri("t", "")]);
     assert!(info.contains("\"can_multi_conn\": true"), "one client may have several connections: {info}");
     let repo = Sandbox::with_repo();
@@ -78,15 +83,20 @@ fn an_exclusive_target_has_one_client_at_a_time() {
     assert_eq!(std::fs::read(&target).expect("read"), [7; 65_536]);
     let mut holder = std::process::Command::new("qemu-io");
     let _ = holder
-        .args(["-f", "raw", &server.uri("t", ""), "-c", "sleep 20000"])
+        .args(["-f", "raw", &server.uri("t", ""), "-c", "sleep 600000"])
         .stdin(std::process::Stdio::null());
-    let holder = crate::common::Running::start(holder);
-    let refused = (0..100).any(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        repo.run(&["restore", "small", &server.uri("t", "")]).code() != Some(0)
-    });
-    assert!(refused, "a second client came in");
-    drop(holder);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while connections() > 0 {
+        assert!(std::time::Instant::now() < until, "the last one never left");
+    }
+    let mut holder = crate::common::Running::start(holder);
+    while connections() == 0 {
+        let ended = holder.has_ended();
+        assert!(!ended && std::time::Instant::now() < until, "it does not come in; ended: {ended}");
+    }
+    let second = repo.run(&["restore", "small", &server.uri("t", "")]);
+    assert_ne!(second.code(), Some(0), "a second client came in: {second}");
+    assert!(!holder.has_ended(), "the first one has left");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Bad luck: what is no repository, what is full, what changes under our hands, who works beside us.
 
 use crate::common::images::{MIB, assert_same_bytes, digest, file, mixed, sparse};
+use crate::common::loops::Loop;
 use crate::common::random::Random;
 use crate::common::tracer::{Act, Touch, need_tracer, trace};
 use crate::common::{Running, Sandbox, has_program, is_root, run, skipped};
 use nix::libc;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a3_init_never_touches_a_folder_that_holds_something_else() {
@@ -304,21 +305,11 @@ fn d10_the_repository_itself_is_no_source() {
 
 #[test]
 fn a_block_device_is_a_source() {
-    if !is_root() {
-        return skipped("loop devices want root");
-    }
     let sand = Sandbox::with_repo();
     let image = sand.at("disk.img");
     sparse(&image, 8 * MIB, &[(0, &mixed(91, MIB)), (5 * MIB, &mixed(92, MIB))]).expect("make an image");
-    let made = Command::new("losetup").args(["--find", "--show", "--read-only", &image]).output();
-    let Ok(made) = made else { return skipped("no losetup") };
-    if !made.status.success() {
-        return skipped("no loop device to be had");
-    }
-    let device = String::from_utf8_lossy(&made.stdout).trim().to_string();
-    let output = sand.run(&["--json", "backup", &device, "--name", "vol"]);
-    let _ = Command::new("losetup").args(["--detach", &device]).status();
-    let record = output.expect_code(0).json();
+    let Some(device) = Loop::over(&image, &["--read-only"]) else { return };
+    let record = sand.done(&["--json", "backup", &device.0, "--name", "vol"]).json();
     assert_eq!(record["items"][0]["size"], 8 * MIB);
     let out = sand.at("out.img");
     let _ = sand.done(&["restore", "vol", &out]);
@@ -361,7 +352,8 @@ fn d8_an_interrupt_ends_a_backup_in_seconds_and_it_is_safe_to_run_again() {
     Random::seeded(94).fill(&mut noise);
     let image = file(&sand, "disk.img", &noise);
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        let running = Running::start(sand.command(&["backup", &image, "--name", "web01"]));
+        let mut running = Running::start(sand.command(&["backup", &image, "--name", "web01"]));
+        until_it_hears(&mut running, signal);
         std::thread::sleep(Duration::from_millis(60));
         let signal = nix::sys::signal::Signal::try_from(signal).expect("a signal");
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.pid() as i32), signal);
@@ -371,4 +363,19 @@ fn d8_an_interrupt_ends_a_backup_in_seconds_and_it_is_safe_to_run_again() {
     let record = sand.backup("web01", &[&image]);
     assert_same_bytes(&sand.cat(record.id()), &noise, "after interrupts");
     sand.assert_sound();
+}
+
+/// Waits until a process has a handler of its own for a signal, or has ended.
+fn until_it_hears(running: &mut Running, signal: i32) {
+    let until = Instant::now() + Duration::from_secs(20);
+    let path = format!("/proc/{}/status", running.pid());
+    let caught = || {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).expect("a mask of signals")
+    };
+    while caught() & 1 << (signal - 1) == 0 && !running.has_ended() {
+        assert!(Instant::now() < until, "it does not hear signal {signal}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

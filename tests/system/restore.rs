@@ -1,8 +1,9 @@
 //! Restore: what it refuses before a byte is written, what it writes, and when it says that it is done.
 
 use crate::common::images::{MIB, allocated, assert_same_bytes, digest, file, mixed, overwrite, sparse};
+use crate::common::loops::Loop;
 use crate::common::tracer::{Act, Touch, need_tracer, trace};
-use crate::common::{Sandbox, is_root, skipped, tool};
+use crate::common::{Sandbox, skipped, tool};
 use nix::libc;
 use std::os::unix::fs::FileExt;
 
@@ -13,37 +14,6 @@ fn one() -> (Sandbox, String, Vec<u8>) {
     let image = file(&sand, "disk.img", &bytes);
     let _ = sand.backup("web01", &[&image]);
     (sand, image, bytes)
-}
-
-/// A loop device over a file, which goes away. Root only.
-struct Loop(String);
-
-impl Loop {
-    fn over(path: &str, extra: &[&str]) -> Option<Loop> {
-        if !is_root() {
-            skipped("loop devices want root");
-            return None;
-        }
-        let mut args = vec!["--find", "--show"];
-        args.extend(extra);
-        args.push(path);
-        let output = std::process::Command::new("/sbin/losetup").args(&args).output();
-        match output {
-            Ok(output) if output.status.success() => {
-                Some(Loop(String::from_utf8_lossy(&output.stdout).trim().to_string()))
-            }
-            _ => {
-                skipped("no loop device to be had");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("/sbin/losetup").args(["--detach", &self.0]).status();
-    }
 }
 
 #[test]
@@ -102,8 +72,9 @@ fn r2_a_mounted_device_is_refused_by_name() {
     let _ = tool("mkfs.ext4", &["-q", &device.0]);
     let at = sand.at("mnt");
     std::fs::create_dir(&at).expect("make a mount point");
+    // To be read only: a file system that may be written to writes by itself when it likes.
     if !std::process::Command::new("mount")
-        .args([&device.0, &at])
+        .args(["-o", "ro", &device.0, &at])
         .status()
         .is_ok_and(|status| status.success())
     {

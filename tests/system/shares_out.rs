@@ -170,8 +170,8 @@ fn r8_killed_at_any_time_it_is_ended_by_the_next_run() {
         let killed = running.wait(Duration::from_secs(30)).code().is_none();
         unfinished += u32::from(killed && Path::new(&sand.at(&target)).exists());
         let again = sand.run(&["restore", "share", &target]);
-        // One that was ended in time finds its directory full, and right.
-        assert!(again.code() == Some(0) || !killed && again.code() == Some(4), "after {millis}: {again}");
+        // After one that was done in time, even if it could not say so any more, it finds its directory full, and right.
+        assert!(matches!(again.code(), Some(0 | 4)), "after {millis}: {again}");
         assert_same_trees(Path::new(&share), Path::new(&sand.at(&target)));
         fs::remove_dir_all(sand.at(&target)).expect("remove it");
     }
