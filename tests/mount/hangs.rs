@@ -89,6 +89,7 @@ fn b3_f5_what_is_in_memory_or_in_the_cache_on_disk_is_served_while_the_whole_rep
         let flags = ["-r", far.place(), "--cache-dir", &sand.at("cache"), "--cache-size", "64M"];
         let filled = Mounted::with(sand, "mnt", &flags);
         assert!(fs::read(filled.image("web01")).expect("read") == bytes);
+        filled.until_kept(&sand.root().join("cache"));
         drop(filled);
         let mounted = Mounted::with(sand, "mnt", &flags);
         let image = direct(&mounted.image("web01"));

@@ -2,11 +2,12 @@
 
 use crate::common::faithful::{assert_same_trees, made_odd};
 use crate::common::random::Random;
-use crate::common::{has_program, is_root, skipped};
+use crate::common::{has_program, is_root, run, skipped};
 use crate::world::{Mounted, eventually, run_tool, within};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 #[test]
 fn r12_f8_rsync_and_cp_bring_everything_back() {
@@ -59,7 +60,9 @@ fn f8_a_directory_of_a_hundred_thousand_entries_is_listed_whole_and_looked_up_at
             let _made = fs::File::create(share.join(format!("a file with the number {number:06}")))
                 .expect("make a file");
         }
-        let _ = sand.backup("share", &[share.to_str().expect("text")]);
+        // So many files take a while without optimisation; the whole test has its bound.
+        let backup = sand.command(&["backup", "--name", "share", share.to_str().expect("text")]);
+        let _ = run(backup, Duration::from_secs(180)).expect_code(0);
         let mounted = Mounted::new(sand);
         let tree = mounted.path("shares/share/latest/tree");
         let one = tree.join("a file with the number 077777");

@@ -100,6 +100,15 @@ impl<'a> Mounted<'a> {
         self.sand.done(&["stats", at, "--json"]).json()
     }
 
+    /// Waits until what it has opened so far is kept on disk below `cache`: that is done after readers have their answers.
+    pub(crate) fn until_kept(&self, cache: &Path) {
+        eventually("what was opened is kept", || {
+            let stats = self.stats();
+            let figure = |name: &str| stats["image"][name].as_u64().expect("a number");
+            kept_in(cache) == figure("chunks_opened") + figure("nodes_opened")
+        });
+    }
+
     /// The memory that it holds and that is no page of a file.
     pub(crate) fn anonymous_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it lives");
@@ -131,6 +140,25 @@ impl Drop for Mounted<'_> {
             self.kill("KILL");
         }
     }
+}
+
+/// How many chunks and nodes lie in the tiers on disk below a directory.
+fn kept_in(cache: &Path) -> u64 {
+    let is_segment = |path: &&PathBuf| {
+        let tier = path.parent().and_then(Path::parent);
+        tier.is_some_and(|tier| tier.ends_with("chunks")) && !path.ends_with("lock")
+    };
+    let entries = |path: &PathBuf| {
+        let segment = std::fs::read(path).expect("read a segment");
+        let (mut at, mut count) = (0, 0);
+        // An entry's head has 60 bytes, and in it at 48 how long the rest is.
+        while let Some(len) = segment.get(at + 48..at + 52) {
+            at += 60 + u32::from_le_bytes(len.try_into().expect("four bytes")) as usize;
+            count += u64::from(at <= segment.len());
+        }
+        count
+    };
+    crate::common::files_under(cache).iter().filter(is_segment).map(entries).sum()
 }
 
 /// Whether a process runs: one that has ended and was not waited for does not.

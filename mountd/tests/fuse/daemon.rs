@@ -53,7 +53,7 @@ fn main(at: &Path) -> i32 {
                 exit_code(&error)
             }
         },
-        (_, None) => start_in_background(),
+        (how, None) => start_in_background(how),
         ("lazy", Some(_)) => loop {
             std::thread::park();
         },
@@ -79,8 +79,9 @@ fn exit_code(error: &MountError) -> i32 {
     if error.kind() == MountErrorKind::Refused { 4 } else { 1 }
 }
 
-fn start_in_background() -> i32 {
-    match background::spawn_and_wait_ready(ARGS, b"secret", Duration::from_secs(3)) {
+fn start_in_background(how: &str) -> i32 {
+    let patience = Duration::from_secs(if how == "lazy" { 3 } else { 60 });
+    match background::spawn_and_wait_ready(ARGS, b"secret", patience) {
         Ok(ready) => {
             println!("ready: {} {}", ready.words, ready.process.id());
             0

@@ -14,6 +14,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::tree::Odd;
 
+/// Anything that says that the daemon is gone.
+pub(crate) const GONE: [i32; 3] = [103, 107, 5];
+
 pub(crate) struct Fixture {
     pub(crate) mount: Option<Mount>,
     pub(crate) tree: Arc<Odd>,

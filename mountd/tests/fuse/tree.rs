@@ -143,6 +143,8 @@ pub(crate) struct Odd {
     pub(crate) changing: Mutex<BTreeMap<OsString, u64>>,
     /// How often `read` was called.
     pub(crate) reads: AtomicU64,
+    /// How often it was called for `hang`.
+    pub(crate) hanging: AtomicU64,
     /// How often a directory was opened.
     pub(crate) listings: AtomicU64,
     /// A plain file with the pattern, for `plain`.
@@ -294,7 +296,10 @@ impl Tree for Odd {
         let end = offset + u64::from(len);
         let part = |whole: &Bytes| whole.slice(offset as usize..end as usize);
         match file.0 {
-            Node::Hang => Answer::later(std::future::pending()),
+            Node::Hang => {
+                let _ = self.hanging.fetch_add(1, Ordering::Relaxed);
+                Answer::later(std::future::pending())
+            }
             Node::Panic => panic!("on purpose"),
             Node::PanicLater => Answer::later(async { panic!("on purpose") }),
             Node::Short => Answer::now(part(self.whole()).slice(..len as usize / 2)),

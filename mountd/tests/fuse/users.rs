@@ -84,7 +84,11 @@ impl Nobodys {
         let (at, program) = (dir.path().join("at"), dir.path().join("program"));
         fs::create_dir(&at).unwrap();
         chown(&at, Some(NOBODY), Some(NOBODY)).unwrap();
-        let _ = fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // By a process of its own: were it open for writing here, a child that another test forks just now would have it open as well, and
+        // what is being written can't be run.
+        let ours = std::env::current_exe().unwrap();
+        let copied = run("cp", &[ours.to_str().unwrap(), program.to_str().unwrap()]);
+        assert!(copied.status.success(), "{}", said(&copied));
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         Nobodys { dir, kind: new_kind(), process: None, program }
     }
