@@ -198,7 +198,10 @@ impl Log {
     }
 
     fn may_speak(&self) -> bool {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.may_speak_at(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn may_speak_at(&self, now: u64) -> bool {
         let next = self.next_millis.load(Relaxed);
         now >= next
             && self.next_millis.compare_exchange(next, now.saturating_add(1000), Relaxed, Relaxed).is_ok()
@@ -293,6 +296,10 @@ mod tests {
     fn the_log_speaks_once_a_second() {
         let log = Log::new();
         assert!(log.may_speak());
-        assert!(!log.may_speak());
+        let next = log.next_millis.load(Relaxed);
+        assert!(!log.may_speak_at(next - 1000));
+        assert!(!log.may_speak_at(next - 1));
+        assert!(log.may_speak_at(next));
+        assert!(!log.may_speak_at(next + 999));
     }
 }
