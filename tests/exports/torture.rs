@@ -65,9 +65,13 @@ fn survives_kills(sand: &Sandbox, export: &[&str], base: &[u8], rounds: usize) {
         (0..SLOTS).map(|slot| Slot { known: of_base(slot), since: Vec::new(), was_flushed: false }).collect();
     for round in 0..rounds {
         let (log, out) = (sand.at("log"), sand.at("out"));
+        let _of_the_round_before = std::fs::remove_file(&log);
         let mut server = ours(sand, export);
         let uri = server.uri("x", "");
-        let writer = Running::start(shell::command(&uri, &script(&log, random.next())));
+        let mut writer = Running::start(shell::command(&uri, &script(&log, random.next())));
+        if round == 0 {
+            until_flushed(&log, &mut writer);
+        }
         std::thread::sleep(Duration::from_millis(300 + random.below(500)));
         server.running.kill();
         drop(server);
@@ -85,6 +89,16 @@ fn survives_kills(sand: &Sandbox, export: &[&str], base: &[u8], rounds: usize) {
         check(&mut slots, &found, base, round);
     }
     assert!(slots.iter().any(|slot| slot.was_flushed), "nothing was ever flushed");
+}
+
+/// Waits until the log says that something was flushed.
+fn until_flushed(log: &str, writer: &mut Running) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string(log).unwrap_or_default().lines().any(|line| line.starts_with("f ")) {
+        let ended = writer.has_ended();
+        assert!(!ended && Instant::now() < until, "nothing is flushed; ended: {ended}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn check(slots: &mut [Slot], found: &[u8], base: &[u8], round: usize) {

@@ -26,6 +26,7 @@ fn what_was_read_once_is_read_from_this_machines_disk_by_the_next_mount_and_by_o
         {
             let first = Mounted::new(&sand);
             assert!(std::fs::read(first.image("web01")).expect("read through the mount") == bytes);
+            first.until_kept(sand.home());
         }
         let second = Mounted::new(&sand);
         let third = Mounted::with(&sand, "mnt-3", &[]);

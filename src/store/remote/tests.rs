@@ -181,11 +181,13 @@ async fn b3_silence_and_a_trickle_end_within_the_deadline_and_harm_nobody_else()
             let began = Instant::now();
             let slow: AnyStore =
                 Arc::new(Deadline::new(house.bare.clone(), Duration::from_millis(300), 1 << 20));
-            let (stuck, other) = tokio::join!(slow.get(&name, 0..1000), slow.get(&beside, 0..1000));
+            let honest: AnyStore =
+                Arc::new(Deadline::new(house.bare.clone(), Duration::from_secs(20), 1 << 20));
+            let (stuck, other) = tokio::join!(slow.get(&name, 0..1000), honest.get(&beside, 0..1000));
             assert_eq!((kind(stuck), kind(other)), (Err(Kind::Unreachable), Ok(())));
             assert!(began.elapsed() < Duration::from_secs(30));
             house.cloud.behave();
-            assert_eq!(slow.get(&name, 0..1000).await.unwrap(), bytes);
+            assert_eq!(honest.get(&name, 0..1000).await.unwrap(), bytes);
         }
     }
 }
