@@ -145,6 +145,6 @@ mod tests {
             _ => file.try_lock(),
         };
         let draft = Draft::begin_with(dir.path(), held_once).unwrap();
-        assert_eq!(files(dir.path(), |_| true), [draft.path.clone()]);
+        assert_eq!(files(dir.path(), |_| true), std::slice::from_ref(&draft.path));
     }
 }
