@@ -48,7 +48,7 @@ const TOUCH_FILES: &[(&str, &str)] = &[
     ("foreign/cinder/write", "containers for Cinder"),
     ("exports", "targets, and the files of overlays"),
     ("repo/segments", "this machine's copy of the index"),
-    ("image/disk.rs", "the disk tier of the chunk cache"),
+    ("image/disk", "the disk tier of the chunk cache"),
     ("image/whole.rs", "whole images as plain files beside it"),
     ("repo/state", "this machine's copies of small objects"),
     ("foreign/cinder/index.rs", "this machine's copy of what others' documents say"),

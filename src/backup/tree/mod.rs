@@ -17,7 +17,7 @@ mod map;
 mod out;
 mod pipeline;
 #[cfg(test)]
-mod races;
+mod race_tests;
 mod reading;
 mod relied;
 mod taken;

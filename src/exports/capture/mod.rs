@@ -8,14 +8,14 @@
 //! committed before leaves nothing behind and lists nothing.
 
 mod cover;
+mod session;
 mod source;
 
-use super::answer::{from_repository, to_the_end};
 use super::backup::{BackupExport, DEPTH, Known, KnownImage, Shelf};
 use super::house::Backups;
+use super::layer::Layer;
 use super::layer::below::Below;
 use super::layer::side::Side;
-use super::layer::{Flags, Layer};
 use super::overlay::WRITTEN;
 use super::seat::Seat;
 use super::watch::Traffic;
@@ -26,15 +26,14 @@ use crate::format::record::{Content, Record, is_name};
 use crate::progress::{Cancel, Progress};
 use crate::seal::LEVEL_DEFAULT;
 use afterimage_nbd::export::{
-    Answer, BlockSizes, Error as Refusal, Export, Extent, Info, Kind as RefusalKind, Name, Parts, Peer,
-    Result as Served, Zeroing,
+    Answer, BlockSizes, Error as Refusal, Export, Info, Kind as RefusalKind, Name, Parts, Peer,
+    Result as Served,
 };
-use bytes::Bytes;
 use cover::Cover;
 use serde_json::{Map, Value, json};
+use session::Session;
 use source::LayerSource;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -435,80 +434,5 @@ impl Export for CaptureExport {
     fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
         let layer = Arc::clone(&self.0.now().layer);
         layer.read(offset, len)
-    }
-}
-
-/// One connection of the client who has the capture.
-struct Session {
-    capture: Arc<Capture>,
-    layer: Arc<Layer>,
-    cover: Arc<Mutex<Cover>>,
-}
-
-impl Session {
-    /// A change, and what it covers once it is made.
-    fn change(
-        &self,
-        range: Range<u64>,
-        change: impl Future<Output = Served<()>> + Send + 'static,
-    ) -> Answer<()> {
-        self.capture.now().written = true;
-        let (cover, under_way) = (Arc::clone(&self.cover), Arc::clone(&self.capture.changes));
-        to_the_end(async move {
-            change.await?;
-            if !range.is_empty() {
-                lock(&cover).add(range);
-            }
-            drop(under_way);
-            Ok(())
-        })
-    }
-}
-
-impl Export for Session {
-    fn info(&self) -> Info {
-        self.capture.info.clone()
-    }
-
-    fn detach(&self, _peer: &Peer, clean: bool) -> Answer<()> {
-        self.capture.leave(clean, &self.cover);
-        Answer::ok(())
-    }
-
-    fn read(&self, offset: u64, len: u32) -> Answer<Parts> {
-        self.capture.traffic.read(len.into());
-        self.layer.read(offset, len)
-    }
-
-    fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Answer<()> {
-        self.capture.traffic.wrote(data.len() as u64);
-        let layer = Arc::clone(&self.layer);
-        self.change(offset..offset + data.len() as u64, async move { layer.write(offset, data).await })
-    }
-
-    fn flush(&self) -> Answer<()> {
-        // What is captured outlives nothing before it is a backup.
-        self.capture.traffic.synced();
-        Answer::ok(())
-    }
-
-    fn trim(&self, offset: u64, len: u64, _fua: bool) -> Answer<()> {
-        self.zero(offset, len, Zeroing::default())
-    }
-
-    fn zero(&self, offset: u64, len: u64, how: Zeroing) -> Answer<()> {
-        self.capture.traffic.zeroed(len);
-        let layer = Arc::clone(&self.layer);
-        self.change(offset..offset + len, async move { layer.zero(offset, len, how).await })
-    }
-
-    fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
-        let layer = Arc::clone(&self.layer);
-        let flags = match context {
-            0 => &Flags::ALLOCATION,
-            1 => &Flags::DEPTH,
-            _ => &Flags::WRITTEN,
-        };
-        from_repository(async move { layer.status(offset..offset + len, one, flags).await })
     }
 }
