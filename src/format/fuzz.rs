@@ -78,6 +78,7 @@ fn tree(bytes: &[u8]) {
 
 fn object(bytes: &[u8]) {
     let _refused = object::parse(bytes, REPOSITORY, SealKind::Record, ObjectId([2; 16])).is_err();
+    let _refused = object::parse_first(bytes, REPOSITORY, SealKind::Record, ObjectId([2; 16])).is_err();
 }
 
 fn index(bytes: &[u8]) {

@@ -43,16 +43,70 @@ pub fn parse(
     object: ObjectId,
 ) -> Result<Vec<&[u8]>, Corrupt> {
     let mut at = Cursor::new(bytes);
-    if &at.array::<8>()? != MAGIC {
-        return Err(Corrupt::Magic { what: "an object" });
-    }
-    let version = at.u16()?;
-    readable(version.into(), limits::VERSION.into())?;
+    judge_magic(&mut at)?;
     let body_len = bytes.len().checked_sub(CHECKSUM_LEN).ok_or(Corrupt::Short)?;
     let (body, checksum) = bytes.split_at_checked(body_len).ok_or(Corrupt::Short)?;
     if xxh3_128(body).to_le_bytes() != checksum {
         return Err(Corrupt::Checksum);
     }
+    judge_head(&mut at, repository, kind, object)?;
+    let parts = parse_parts(&mut at)?;
+    let _checksum = at.array::<CHECKSUM_LEN>()?;
+    at.end()?;
+    Ok(parts)
+}
+
+/// What the bytes that an object begins with say of its first part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First<'a> {
+    /// There is none.
+    None,
+    /// It ends behind them.
+    Longer,
+    /// All of it, and how many parts there are. Its seal is the only proof of it: the checksum covers the whole object.
+    Here {
+        /// As it is sealed.
+        part: &'a [u8],
+        /// How many there are.
+        count: u32,
+    },
+}
+
+/// The first part of an object of which these are the first bytes.
+pub fn parse_first(
+    bytes: &[u8],
+    repository: RepositoryId,
+    kind: SealKind,
+    object: ObjectId,
+) -> Result<First<'_>, Corrupt> {
+    let mut at = Cursor::new(bytes);
+    judge_magic(&mut at)?;
+    judge_head(&mut at, repository, kind, object)?;
+    let count = at.u32()?;
+    within("parts of an object", count.into(), limits::OBJECT_PARTS_MAX.into())?;
+    if count == 0 {
+        return Ok(First::None);
+    }
+    let len = at.u32()?;
+    within("sealed length of a part", len.into(), limits::SEALED_LEN_MAX.into())?;
+    let part = at.rest().get(..usize::try_from(len).unwrap_or(usize::MAX));
+    Ok(part.map_or(First::Longer, |part| First::Here { part, count }))
+}
+
+fn judge_magic(at: &mut Cursor<'_>) -> Result<(), Corrupt> {
+    if &at.array::<8>()? != MAGIC {
+        return Err(Corrupt::Magic { what: "an object" });
+    }
+    let version = at.u16()?;
+    readable(version.into(), limits::VERSION.into())
+}
+
+fn judge_head(
+    at: &mut Cursor<'_>,
+    repository: RepositoryId,
+    kind: SealKind,
+    object: ObjectId,
+) -> Result<(), Corrupt> {
     let (found, zero) = (at.u8()?, at.u8()?);
     if found != kind.byte() {
         return Err(Corrupt::OtherKind { found, wanted: kind.byte() });
@@ -68,10 +122,7 @@ pub fn parse(
     if found != object {
         return Err(Corrupt::OtherName { found: found.to_string() });
     }
-    let parts = parse_parts(&mut at)?;
-    let _checksum = at.array::<CHECKSUM_LEN>()?;
-    at.end()?;
-    Ok(parts)
+    Ok(())
 }
 
 fn parse_parts<'a>(at: &mut Cursor<'a>) -> Result<Vec<&'a [u8]>, Corrupt> {
@@ -100,6 +151,21 @@ mod tests {
     #[test]
     fn parts_come_back_as_they_went_in() {
         assert_eq!(parse(&sample(), REPO, SealKind::Record, ID), Ok(vec![&[1u8, 2, 3][..], &[], &[4]]));
+    }
+
+    #[test]
+    fn the_first_part_is_found_in_the_first_bytes_or_said_to_end_behind_them() {
+        fn of(bytes: &[u8]) -> First<'_> {
+            parse_first(bytes, REPO, SealKind::Record, ID).unwrap()
+        }
+        let (whole, end) = (sample(), 52 + 3);
+        assert_eq!(of(&whole), First::Here { part: &[1, 2, 3], count: 3 });
+        assert_eq!(of(&whole[..end]), First::Here { part: &[1, 2, 3], count: 3 });
+        assert_eq!(of(&whole[..end - 1]), First::Longer);
+        assert_eq!(of(&write(REPO, SealKind::Record, ID, &[])), First::None);
+        for other in [RepositoryId([9; 16]), RepositoryId([0; 16])] {
+            assert!(parse_first(&whole, other, SealKind::Record, ID).is_err());
+        }
     }
 
     #[test]

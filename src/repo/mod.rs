@@ -12,6 +12,7 @@ pub mod damaged;
 pub mod fuzz;
 pub mod imports;
 pub mod known;
+mod merging;
 pub mod names;
 mod objects;
 mod open;

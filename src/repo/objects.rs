@@ -10,6 +10,9 @@ use crate::seal::{LEVEL_DEFAULT, Seal, Sealed, Under, Verified, open, random};
 use crate::store::list_all;
 use bytes::Bytes;
 
+/// The first part of most objects ends before.
+const HEAD_LEN: u64 = 16 * 1024;
+
 /// A new random id.
 pub(super) fn random_id() -> Result<ObjectId> {
     let mut id = [0; 16];
@@ -62,6 +65,31 @@ impl Repository {
             open(&self.keys, Under::Object(kind, id), what, part)
         };
         (0..count).zip(parts).map(open_part).collect()
+    }
+
+    /// The first part of an object that has so many bytes, from those that it begins with. Nothing: it has none.
+    pub(super) async fn first_part(
+        &self,
+        kind: SealKind,
+        id: ObjectId,
+        len: u64,
+    ) -> Result<Option<Verified>> {
+        let name = names::object(kind, id)?;
+        let get = || async {
+            let head = self.store.get(&name, 0..len.min(HEAD_LEN)).await?;
+            match object::parse_first(&head, self.id(), kind, id)? {
+                object::First::None => Ok(Some(None)),
+                object::First::Longer => Ok(None),
+                object::First::Here { part, count } => {
+                    let what = Sealed::Part { kind, object: id, number: 0, count };
+                    open(&self.keys, Under::Object(kind, id), what, part).map(|part| Some(Some(part)))
+                }
+            }
+        };
+        match once_more(get).await.context(|| format!("read {name}"))? {
+            Some(first) => Ok(first),
+            None => Ok(self.get_object(kind, id).await?.into_iter().next()),
+        }
     }
 
     /// The index objects.

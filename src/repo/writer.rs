@@ -22,12 +22,8 @@ use tokio::runtime::Handle;
 /// An index object is published whenever so many chunks have become durable: what a killed run leaves is found again quickly,
 /// and memory does not grow with the size of a backup.
 const ROWS_PER_INDEX: usize = 256 * 1024;
-/// With more index objects than this, small ones are merged.
-const INDEXES_MAX: usize = 32;
 /// So many reused packs are looked at once more at the same time: on a store far away each look takes its while.
 const LOOKS_MAX: usize = 16;
-/// At most so many bytes of them at once.
-const MERGE_LEN_MAX: u64 = 32 << 20;
 
 /// Takes chunks and nodes, in order, on one plain thread.
 pub struct Writer {
@@ -227,45 +223,6 @@ impl Repository {
             Kind::Missing => error.hint("run the same backup again"),
             _ => error,
         })?;
-        Ok(())
-    }
-
-    /// Merges small index objects when there are many, so that a fresh machine needs few gets. What they say stays where it is
-    /// until a prune removes it.
-    pub async fn merge_indexes(&self) -> Result<()> {
-        let mut objects = self.list_objects(SealKind::Index).await?;
-        if objects.len() <= INDEXES_MAX {
-            return Ok(());
-        }
-        objects.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
-        let mut superseded = HashSet::new();
-        // Only of what is in the merged one: an object that is too large for it keeps standing for what it took the place of.
-        let mut supersedes: Vec<ObjectId> = Vec::new();
-        let mut packs = Vec::new();
-        let mut len_sum = 0;
-        let mut merged = 0;
-        for (id, len) in objects {
-            if superseded.contains(&id) {
-                continue;
-            }
-            let (replaces, says) = match self.read_index(id).await {
-                Err(error) if error.kind() == Kind::Corrupt => continue,
-                read => read?,
-            };
-            let fits = len_sum + len <= MERGE_LEN_MAX
-                && supersedes.len() + replaces.len() < limits::SUPERSEDES_MAX as usize;
-            if fits {
-                len_sum += len;
-                merged += 1;
-                packs.extend(says);
-                supersedes.extend(replaces.iter().copied().chain([id]));
-            }
-            superseded.extend(replaces);
-        }
-        if merged <= INDEXES_MAX {
-            return Ok(());
-        }
-        let _merged = self.put_index(&packs, &supersedes).await?;
         Ok(())
     }
 }
