@@ -246,14 +246,18 @@ impl Engine {
             if let Some(node) = self.node_now(id) {
                 return Ok(node);
             }
-            if let Flight::Lead(lead) = self.node_flights.join(id) {
-                let engine = Arc::clone(self);
-                self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(kind, lead, place)));
-            }
+            let wait = match self.node_flights.join(id) {
+                Flight::Wait(wait) => wait,
+                Flight::Lead(lead) => {
+                    // The lead is in our hands, so joining again is waiting for it: also for an answer that comes at once.
+                    let Flight::Wait(wait) = self.node_flights.join(id) else { continue };
+                    let engine = Arc::clone(self);
+                    self.pool.submit(Urgency::Now, Box::new(move || engine.fetch_node(kind, lead, place)));
+                    wait
+                }
+            };
             // `None`: whoever led went away; somebody leads anew.
-            if let Flight::Wait(wait) = self.node_flights.join(id)
-                && let Some(answer) = wait.done().await
-            {
+            if let Some(answer) = wait.done().await {
                 return answer;
             }
         }

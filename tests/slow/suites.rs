@@ -108,6 +108,7 @@ const OF_A_DIRECTORY: &[(&str, &str, &[&str])] = &[
         "exports",
         "parts of the directory move away while it is served",
         &[
+            "captures::r6_a_server_whose_last_copy_became_no_backup_ends_with_an_error",
             "lives::d7_a_volume_is_used_while_it_is_restored_and_stands_alone_when_it_is_done",
             "trouble::a_repository_that_goes_away_costs_errors_and_nothing_when_it_is_back",
             "trouble::d7_a_backup_that_is_deleted_while_exported_gives_its_bytes_or_errors_and_nothing_else",
