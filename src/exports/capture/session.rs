@@ -75,11 +75,6 @@ impl Export for Session {
 
     fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
         let layer = Arc::clone(&self.layer);
-        let flags = match context {
-            0 => &Flags::ALLOCATION,
-            1 => &Flags::DEPTH,
-            _ => &Flags::WRITTEN,
-        };
-        from_repository(async move { layer.status(offset..offset + len, one, flags).await })
+        from_repository(async move { layer.status(offset..offset + len, one, Flags::of(context)).await })
     }
 }

@@ -225,29 +225,38 @@ impl Layer {
 
 /// What a context says of blocks by their state.
 pub(super) struct Flags {
-    pub(super) present: u64,
-    pub(super) zero: u64,
-    pub(super) base: Base,
+    present: u64,
+    zero: u64,
+    base: Base,
 }
 
 /// What it says of blocks that were not written.
 #[derive(Clone, Copy)]
-pub(super) enum Base {
+enum Base {
     One(u64),
     HolesAndData([u64; 2]),
 }
 
 impl Flags {
+    /// What a context means, by its number in the order of those below, in which everything over a layer offers them.
+    pub(super) fn of(context: usize) -> &'static Flags {
+        match context {
+            0 => &Flags::ALLOCATION,
+            1 => &Flags::DEPTH,
+            _ => &Flags::WRITTEN,
+        }
+    }
+
     /// `base:allocation`.
-    pub(super) const ALLOCATION: Flags = Flags {
+    const ALLOCATION: Flags = Flags {
         present: 0,
         zero: state::HOLE | state::ZERO,
         base: Base::HolesAndData([state::HOLE | state::ZERO, 0]),
     };
     /// `qemu:allocation-depth`: what was written is the first layer.
-    pub(super) const DEPTH: Flags = Flags { present: 1, zero: 1, base: Base::HolesAndData([0, 2]) };
+    const DEPTH: Flags = Flags { present: 1, zero: 1, base: Base::HolesAndData([0, 2]) };
     /// A dirty bitmap of what was written.
-    pub(super) const WRITTEN: Flags = Flags { present: 1, zero: 1, base: Base::One(0) };
+    const WRITTEN: Flags = Flags { present: 1, zero: 1, base: Base::One(0) };
 }
 
 /// The parts cut where states change, each with the state that lies there and where it begins. Runs and parts cover the same range.

@@ -420,7 +420,6 @@ impl Export for LiveExport {
 
     fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
         let layer = Arc::clone(&self.live.layer);
-        let flags = if context == 0 { &Flags::ALLOCATION } else { &Flags::DEPTH };
-        from_repository(async move { layer.status(offset..offset + len, one, flags).await })
+        from_repository(async move { layer.status(offset..offset + len, one, Flags::of(context)).await })
     }
 }

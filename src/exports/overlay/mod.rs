@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 /// The context that says what was written.
 pub const WRITTEN: &str = "qemu:dirty-bitmap:written";
+
 /// Which overlay, and where its writes go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -259,11 +260,6 @@ impl Export for OverlayExport {
 
     fn block_status(&self, context: usize, offset: u64, len: u64, one: bool) -> Answer<Vec<Extent>> {
         let layer = Arc::clone(&self.layer);
-        let flags = match context {
-            0 => &Flags::ALLOCATION,
-            1 => &Flags::DEPTH,
-            _ => &Flags::WRITTEN,
-        };
-        from_repository(async move { layer.status(offset..offset + len, one, flags).await })
+        from_repository(async move { layer.status(offset..offset + len, one, Flags::of(context)).await })
     }
 }

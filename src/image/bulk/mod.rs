@@ -1,6 +1,6 @@
 //! Streaming a whole image, or a part: every core opens chunks, and no chunk goes through the cache.
 //!
-//! planner -> groups of neighbours -> line -> openers -> sink (in any order, on the openers' threads) or a queue that puts them in order
+//! planner -> groups of neighbours -> those the store was told of -> line -> openers -> sink (in any order, on the openers' threads) or a queue that puts them in order
 //!
 //! Where the order does not matter, neighbours are those in the store (`order`); where it does, those in the image that are also in the store.
 //! What is under way is bounded by the buffers; a group has one, and whoever is last with it gives it back. Of an image that another program
@@ -9,6 +9,7 @@
 mod line;
 mod order;
 mod plan;
+mod told;
 
 use super::foreign;
 use super::origin::Origin;
@@ -23,7 +24,7 @@ use plan::{Arranged, plan};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 /// A group holds up to so many plain bytes (or one chunk).
@@ -74,8 +75,8 @@ impl Step {
     }
 }
 
-/// A step that has a buffer to go into, by its number.
-type Planned = (u64, Step, Vec<u8>);
+/// A step, by its number.
+type Planned = (u64, Step);
 /// The same, opened.
 type Opened = (u64, Result<(Step, Vec<u8>)>);
 
@@ -267,21 +268,25 @@ pub fn stream_in_order(
     take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
 ) -> Result<()> {
     let openers = openers(image);
-    let window = (openers * 4).min(affordable(image.engine(), group_len(image))).max(2);
+    let window = (openers * 8).min(affordable(image.engine(), group_len(image))).max(2);
     let line: Line<Planned> = Line::new(window);
     let (done_in, done_out) = bounded::<Opened>(window);
-    let (buffers_in, buffers_out) = bounded::<Vec<u8>>(window);
+    // As many steps as this are planned and not taken yet.
+    let (leave_in, leave_out) = bounded::<()>(window);
     for _ in 0..window {
-        let _fits = buffers_in.send(Vec::new());
+        let _fits = leave_in.send(());
     }
+    let buffers = Buffers::default();
     std::thread::scope(|scope| {
-        let line = &line;
+        let (line, buffers) = (&line, &buffers);
         let planner = scope.spawn(move || {
             let mut number = 0;
             let mut emit = |step: Step| {
-                let Ok(buffer) = buffers_out.recv() else { return Ok(false) };
+                if leave_out.recv().is_err() {
+                    return Ok(false);
+                }
                 number += 1;
-                Ok(line.put(step.stream(), (number - 1, step, buffer)))
+                Ok(line.put(step.stream(), (number - 1, step)))
             };
             let work = AssertUnwindSafe(|| plan(image, range, Arranged::AsInImage, cancel, &mut emit));
             let planned = catch_unwind(work).unwrap_or_else(|_| Err(panicked()));
@@ -290,10 +295,17 @@ pub fn stream_in_order(
         });
         let _end = Taker(line);
         let done = done_in.clone();
-        let _threads = start(scope, openers, move || open_steps(image, line, &done))?;
+        let _threads = start(scope, openers, move || open_steps(image, line, buffers, &done))?;
         drop(done_in);
-        let taken = put_in_order(&done_out, &buffers_in, take);
-        drop((done_out, buffers_in));
+        let mut take_step = |step: Step, buffer: Vec<u8>| {
+            hand_on(&step, &buffer, take)?;
+            buffers.give_back(buffer);
+            // The planner may have ended.
+            let _ended = leave_in.send(());
+            Ok(())
+        };
+        let taken = put_in_order(&done_out, &mut take_step);
+        drop((done_out, leave_in));
         line.stop();
         let planned = planner.join().unwrap_or_else(|_| Err(panicked()));
         taken?;
@@ -310,9 +322,27 @@ pub enum Ordered<'a> {
     Zeros(u64),
 }
 
-fn open_steps(image: &Image, line: &Line<Planned>, done: &Sender<Opened>) {
+/// Buffers that nobody uses. The one that came last goes first: it still lies in the processor's cache.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        // What took none has none to give.
+        if buffer.capacity() > 0 {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
+fn open_steps(image: &Image, line: &Line<Planned>, buffers: &Buffers, done: &Sender<Opened>) {
     let _taker = Taker(line);
-    while let Some(((number, step, mut buffer), hold)) = line.take() {
+    while let Some(((number, step), hold)) = line.take() {
+        let mut buffer = if let Step::Zeros(_) = step { Vec::new() } else { buffers.take() };
         let work = AssertUnwindSafe(|| match (&step, &image.whence) {
             (Step::Group(group), Whence::Map(_)) => open_group(image.engine(), group, &mut buffer),
             (Step::Run(range, _), Whence::Origin(origin)) => {
@@ -327,11 +357,8 @@ fn open_steps(image: &Image, line: &Line<Planned>, done: &Sender<Opened>) {
     }
 }
 
-fn put_in_order(
-    done: &Receiver<Opened>,
-    buffers: &Sender<Vec<u8>>,
-    take: &mut dyn FnMut(Ordered<'_>) -> Result<()>,
-) -> Result<()> {
+/// Hands over what was opened, each when all before it was.
+fn put_in_order(done: &Receiver<Opened>, take: &mut dyn FnMut(Step, Vec<u8>) -> Result<()>) -> Result<()> {
     let mut early = BTreeMap::new();
     let mut next = 0;
     for (number, opened) in done {
@@ -339,17 +366,17 @@ fn put_in_order(
         while let Some(opened) = early.remove(&next) {
             next += 1;
             let (step, buffer) = opened?;
-            match &step {
-                Step::Group(Group { range, .. }) | Step::Run(range, _) => {
-                    take(Ordered::Bytes(&buffer[..len_of(range)]))?;
-                }
-                Step::Zeros(range) => take(Ordered::Zeros(range.end - range.start))?,
-            }
-            // The planner may have ended.
-            let _ended = buffers.send(buffer);
+            take(step, buffer)?;
         }
     }
     Ok(())
+}
+
+fn hand_on(step: &Step, buffer: &[u8], take: &mut dyn FnMut(Ordered<'_>) -> Result<()>) -> Result<()> {
+    take(match step {
+        Step::Group(Group { range, .. }) | Step::Run(range, _) => Ordered::Bytes(&buffer[..len_of(range)]),
+        Step::Zeros(range) => Ordered::Zeros(range.end - range.start),
+    })
 }
 
 impl Group {

@@ -1,6 +1,7 @@
 //! What is opened, and in which order: groups of chunks, runs of what another program wrote, zeros.
 
 use super::order::Order;
+use super::told::{Emit, TOLD_LEN, Told};
 use super::{GROUP_LEN, Group, RUN_LEN, Step};
 use crate::error::{Error, Kind, Result};
 use crate::image::map::Leaves;
@@ -36,7 +37,7 @@ pub(super) fn plan(
     range: Range<u64>,
     arranged: Arranged,
     cancel: &Cancel,
-    emit: &mut dyn FnMut(Step) -> Result<bool>,
+    emit: &mut Emit<'_>,
 ) -> Result<()> {
     let emit = &mut |step: Step| match step {
         Step::Zeros(range) => in_steps(range, &mut |part| {
@@ -48,6 +49,21 @@ pub(super) fn plan(
             emit(step)
         }
     };
+    let mut told = Told::new(if image.engine().is_far() { 0 } else { TOLD_LEN });
+    let mut tell = |step| {
+        if let Step::Group(group) = &step
+            && let Some((pack, sealed)) = group.sealed()
+        {
+            image.engine().repository()?.expect_sealed(pack, sealed);
+        }
+        told.add(step, emit)
+    };
+    let _goes_on = plan_all(image, range, arranged, &mut tell)? && told.end(emit)?;
+    Ok(())
+}
+
+/// Plans step by step; whether it came to the end.
+fn plan_all(image: &Image, range: Range<u64>, arranged: Arranged, emit: &mut Emit<'_>) -> Result<bool> {
     match &image.whence {
         Whence::Map(map) => {
             let groups = match arranged {
@@ -69,11 +85,11 @@ pub(super) fn plan(
                     return Err(Error::new(Kind::Corrupt, words));
                 }
                 if !emit(step)? {
-                    return Ok(());
+                    return Ok(false);
                 }
                 at = end;
             }
-            Ok(())
+            Ok(true)
         }
     }
 }
@@ -102,8 +118,8 @@ fn plan_by_map(
     map: &Map,
     range: Range<u64>,
     mut groups: Groups,
-    emit: &mut dyn FnMut(Step) -> Result<bool>,
-) -> Result<()> {
+    emit: &mut Emit<'_>,
+) -> Result<bool> {
     let engine = image.engine();
     let runtime = engine.runtime().clone();
     let mut leaves = Leaves::new(range.clone(), LEAVES_AHEAD);
@@ -112,8 +128,8 @@ fn plan_by_map(
         match runtime.block_on(map.stretch(engine, at))? {
             Stretch::Hole(hole) => {
                 let end = hole.end.min(range.end);
-                if !groups.end_run(image, emit)? || !emit(Step::Zeros(at..end))? {
-                    return Ok(());
+                if !groups.end_run(emit)? || !emit(Step::Zeros(at..end))? {
+                    return Ok(false);
                 }
                 at = end;
             }
@@ -122,19 +138,18 @@ fn plan_by_map(
                 for piece in leaf.pieces(at).take_while(|piece| piece.range.start < range.end) {
                     let end = piece.range.end.min(range.end);
                     let goes_on = match piece.child {
-                        None => groups.end_run(image, emit)? && emit(Step::Zeros(at..end))?,
-                        Some(_) => groups.add(image, piece, at..end, emit)?,
+                        None => groups.end_run(emit)? && emit(Step::Zeros(at..end))?,
+                        Some(_) => groups.add(piece, at..end, emit)?,
                     };
                     if !goes_on {
-                        return Ok(());
+                        return Ok(false);
                     }
                     at = end;
                 }
             }
         }
     }
-    let _goes_on = groups.end(image, emit)?;
-    Ok(())
+    groups.end(emit)
 }
 
 /// Makes groups of the pieces that come.
@@ -145,18 +160,12 @@ enum Groups {
 
 impl Groups {
     /// A piece; `here` is what is wanted of it.
-    fn add(
-        &mut self,
-        image: &Image,
-        piece: Piece,
-        here: Range<u64>,
-        emit: &mut dyn FnMut(Step) -> Result<bool>,
-    ) -> Result<bool> {
+    fn add(&mut self, piece: Piece, here: Range<u64>, emit: &mut Emit<'_>) -> Result<bool> {
         match self {
-            Groups::AsInStore(order) => order.add(piece, &mut |group| send(image, group, emit)),
+            Groups::AsInStore(order) => order.add(piece, &mut |group| emit(Step::Group(group))),
             Groups::AsInImage(last) => {
                 let goes_on = match last.take_if(|last| !goes_on(last, &piece)) {
-                    Some(whole) => send(image, whole, emit)?,
+                    Some(whole) => emit(Step::Group(whole))?,
                     None => true,
                 };
                 let group = last.get_or_insert(Group { pieces: Vec::new(), range: here.start..here.start });
@@ -168,28 +177,20 @@ impl Groups {
     }
 
     /// Something that belongs into no group comes next.
-    fn end_run(&mut self, image: &Image, emit: &mut dyn FnMut(Step) -> Result<bool>) -> Result<bool> {
+    fn end_run(&mut self, emit: &mut Emit<'_>) -> Result<bool> {
         match self {
-            Groups::AsInImage(last) => last.take().map_or(Ok(true), |group| send(image, group, emit)),
+            Groups::AsInImage(last) => last.take().map_or(Ok(true), |group| emit(Step::Group(group))),
             Groups::AsInStore(_) => Ok(true),
         }
     }
 
     /// Nothing comes any more.
-    fn end(&mut self, image: &Image, emit: &mut dyn FnMut(Step) -> Result<bool>) -> Result<bool> {
+    fn end(&mut self, emit: &mut Emit<'_>) -> Result<bool> {
         match self {
-            Groups::AsInImage(_) => self.end_run(image, emit),
-            Groups::AsInStore(order) => order.flush(&mut |group| send(image, group, emit)),
+            Groups::AsInImage(_) => self.end_run(emit),
+            Groups::AsInStore(order) => order.flush(&mut |group| emit(Step::Group(group))),
         }
     }
-}
-
-/// Has a group opened, and tells the store before.
-fn send(image: &Image, group: Group, emit: &mut dyn FnMut(Step) -> Result<bool>) -> Result<bool> {
-    if let Some((pack, sealed)) = group.sealed() {
-        image.engine().repository()?.expect_sealed(pack, sealed);
-    }
-    emit(Step::Group(group))
 }
 
 /// Whether the piece lies behind the group in the store as it does in the image, and there is room for it.

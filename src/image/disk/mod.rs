@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub struct Disk {
     lock: Option<File>,
     /// What lies here comes from there, for as long as it is not known.
     learning: Mutex<Option<Receiver<std::io::Result<State>>>>,
+    /// There is nothing to learn any more: no lock is taken to find that out.
+    known: AtomicBool,
 }
 
 #[derive(Default)]
@@ -110,6 +113,7 @@ impl Disk {
             bytes: AtomicU64::new(0),
             lock,
             learning: Mutex::new(Some(learning)),
+            known: AtomicBool::new(false),
         };
         let _so_far = disk.is_known(patience).context(what)?;
         Ok(disk)
@@ -117,6 +121,9 @@ impl Disk {
 
     /// Whether it is known what lies here; waits for that no longer than this.
     fn is_known(&self, patience: Duration) -> std::io::Result<bool> {
+        if self.known.load(Acquire) {
+            return Ok(true);
+        }
         let mut learning = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(told) = &*learning else { return Ok(true) };
         let learnt = match told.recv_timeout(patience) {
@@ -125,7 +132,9 @@ impl Disk {
             Ok(learnt) => learnt,
         };
         *learning = None;
-        self.begin(learnt?).map(|()| true)
+        let begun = self.begin(learnt?);
+        self.known.store(true, Release);
+        begun.map(|()| true)
     }
 
     /// Whether it is in use by now.
