@@ -136,8 +136,8 @@ fn a_long_listing_asks_the_mount_for_pages_and_not_for_each_file() {
         let count = |op: &str| operations[op]["count"].as_u64().expect("a number");
         let asked: u64 = ["lookup", "attr", "readdir", "opendir", "readlink"].map(count).iter().sum();
         assert!(asked < 20, "{operations}");
-        // Shares have extended attributes, so the kernel asks for everybody's. A backup without a tree says that it takes no labels, and `ls` asks
-        // for no more of them; access lists, two for each directory, are answered from memory.
-        assert!(count("xattr") <= 2 * 22 + 1, "{operations}");
+        // Shares have extended attributes, so the kernel asks for everybody's. A backup without a tree says that it takes neither labels nor access
+        // lists, and `ls` asks for no more of them.
+        assert!(count("xattr") <= 8, "{operations}");
     });
 }

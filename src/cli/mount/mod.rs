@@ -224,7 +224,7 @@ pub(super) fn mount(
     options.source = format!("afterimage:{}", context.place()?);
     options.forbidden = context.directory()?.into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let tree = Arc::new(Mounted { view, whole, uid, gid });
+    let tree = Arc::new(Mounted { view, whole, uid, gid, others: allow_other });
     Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))
 }
 

@@ -24,6 +24,8 @@ pub(in crate::cli) struct Mounted {
     pub(in crate::cli) whole: Option<Arc<Whole>>,
     pub(in crate::cli) uid: u32,
     pub(in crate::cli) gid: u32,
+    /// Others may come in, as far as modes and access lists let them: the kernel asks for those lists itself.
+    pub(in crate::cli) others: bool,
 }
 
 /// An open file; the plain one beside it stays for as long as it is open.
@@ -171,7 +173,10 @@ impl Tree for Mounted {
     }
 
     fn xattr(&self, node: &Node, name: &OsStr) -> Answer<Bytes> {
-        let kind = if takes_none_like(node, name) { MountKind::Unsupported } else { MountKind::NoAttribute };
+        let kind = match takes_none_like(node, name, self.others) {
+            true => MountKind::Unsupported,
+            false => MountKind::NoAttribute,
+        };
         let none = || Answer::fail(kind, "no extended attributes here");
         self.inside(node).map_or_else(none, |here| here.xattr(name))
     }
@@ -183,14 +188,14 @@ impl Tree for Mounted {
     }
 }
 
-/// Whether there can be no attribute like this one at the node or below it. Who hears so, as `ls` of labels, asks for none on this whole file
-/// system any more: for a listing of thousands of backups that is thousands of questions less. So nothing says it that a tree's files are
-/// listed with; and never of access lists, which the kernel asks for itself and lets nobody in where there can be none.
-fn takes_none_like(node: &Node, name: &OsStr) -> bool {
+/// Whether there can be no attribute like this one at the node or below it. Who hears so, as `ls` of labels and access lists, asks for none on
+/// this whole file system any more: for a listing of thousands of backups that is thousands of questions less. So nothing says it that a tree's
+/// files are listed with; and where others come in never of access lists, for the kernel that asks for them lets nobody in where there can be none.
+fn takes_none_like(node: &Node, name: &OsStr, others: bool) -> bool {
     let is_list = name.as_encoded_bytes().starts_with(b"system.posix_acl_");
     match node {
         Node::Backup(shown) | Node::Record(shown) | Node::Image(shown, _) => {
-            !is_list && shown.tree_numbers.is_empty()
+            !(is_list && others) && shown.tree_numbers.is_empty()
         }
         _ => false,
     }
