@@ -14,6 +14,7 @@ use crate::repo::Repository;
 use crate::repo::refs::{Reference, choose_item};
 use crate::seal::Password;
 use crate::store::{self, AnyStore};
+use afterimage_mountd::mount::{next_of, stop_signals};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
@@ -36,6 +37,7 @@ const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
 pub(super) struct Context {
     pub(super) global: Global,
     pub(super) cancel: Cancel,
+    ends_itself: Arc<AtomicBool>,
     /// Never shut down: what still runs at the end ends with the process, rather than being waited for or finding no clock any more.
     runtime: &'static Runtime,
 }
@@ -49,9 +51,14 @@ impl Context {
             .enable_all()
             .build()
             .map_err(|error| Error::io("start the runtime", error))?;
-        let cancel = Cancel::default();
-        drop(runtime.spawn(hear_signals(cancel.clone())));
-        Ok(Context { global, cancel, runtime: Box::leak(Box::new(runtime)) })
+        let (cancel, ends_itself) = (Cancel::default(), Arc::<AtomicBool>::default());
+        drop(runtime.spawn(hear_signals(cancel.clone(), Arc::clone(&ends_itself))));
+        Ok(Context { global, cancel, ends_itself, runtime: Box::leak(Box::new(runtime)) })
+    }
+
+    /// From here on signals end the process in the verb's own way and in no other: what it has mounted or serves would be left dead.
+    pub(super) fn ends_itself(&self) {
+        self.ends_itself.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -258,10 +265,8 @@ impl Context {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let shower = scope.spawn(|| self.show(what, &progress, &over));
-            let done = work(&progress);
-            over.store(true, Ordering::Relaxed);
-            shower.thread().unpark();
-            done
+            let _over = Over { over: &over, shower: shower.thread() };
+            work(&progress)
         })
     }
 
@@ -357,27 +362,31 @@ fn start_logs(global: &Global) {
     let _already = logs.try_init();
 }
 
-/// The first signal asks the work to stop, the second one ends the process.
-async fn hear_signals(cancel: Cancel) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    // A write beyond the limit on file sizes shall be an error with words, not the end of the process: hearing the signal does that.
-    let _beyond_limit = signal(SignalKind::from_raw(SIGXFSZ));
-    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>() else { return };
-    for times in 0.. {
-        let waits = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-        first_of(waits.collect()).await;
-        cancel.stop();
-        if times > 0 {
-            std::process::exit(130);
-        }
+/// Dropped, also by a panic, it ends what shows the progress of a work.
+struct Over<'a> {
+    over: &'a AtomicBool,
+    shower: &'a std::thread::Thread,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.shower.unpark();
     }
 }
 
-async fn first_of<F: Future + Unpin>(mut futures: Vec<F>) {
-    std::future::poll_fn(|context| {
-        let ready = futures.iter_mut().any(|future| std::pin::Pin::new(future).poll(context).is_ready());
-        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
+/// The first signal asks the work to stop, the second one ends the process, unless that ends itself.
+async fn hear_signals(cancel: Cancel, ends_itself: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let heard = stop_signals();
+    // A write beyond the limit on file sizes shall be an error with words, not the end of the process: hearing the signal does that.
+    let _beyond_limit = signal(SignalKind::from_raw(SIGXFSZ));
+    let Ok(mut signals) = heard else { return };
+    for times in 0.. {
+        let _which = next_of(&mut signals).await;
+        cancel.stop();
+        if times > 0 && !ends_itself.load(Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    }
 }

@@ -22,6 +22,9 @@ pub(super) fn run(context: &Context, args: &Umount) -> Result<u8> {
     if let Some(words) = words {
         context.say(words);
     }
-    context.print(|| json!({ "mountpoint": args.mountpoint, "ended": how }), String::new)?;
+    context.print(
+        || json!({ "mountpoint": args.mountpoint.display().to_string(), "ended": how }),
+        String::new,
+    )?;
     Ok(0)
 }

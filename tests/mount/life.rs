@@ -101,6 +101,22 @@ fn a_second_mount_at_the_same_place_is_refused_and_one_elsewhere_is_not() {
 }
 
 #[test]
+fn f4_a_second_signal_while_a_mount_ends_leaves_no_dead_one() {
+    within(60, |sand| {
+        let _ = with_a_backup(sand);
+        let mounted = Mounted::new(sand);
+        // In use, it takes its time to end.
+        let open = File::open(mounted.image("web01")).expect("open");
+        for signal in ["HUP", "TERM", "INT"] {
+            mounted.kill(signal);
+        }
+        eventually("its process has ended", || !mounted.lives());
+        assert!(!mounted.is_there());
+        drop(open);
+    });
+}
+
+#[test]
 fn f3_after_a_kill_readers_get_errors_and_the_next_mount_takes_its_place() {
     within(60, |sand| {
         let bytes = with_a_backup(sand);

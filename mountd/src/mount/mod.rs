@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 pub use self::options::{MountError, MountErrorKind, Options};
 use self::place::Pulse;
-pub use self::signals::stop_signal;
+pub use self::signals::{next_of, stop_signal, stop_signals};
 pub(crate) use self::table::fuzz;
 pub use self::unmount::{Ended, umount};
 use crate::error::Error;

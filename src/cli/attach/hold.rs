@@ -87,6 +87,7 @@ impl Held {
                 serve(context, args, &mut wish, export)?
             }
         };
+        context.ends_itself();
         let (device, grip) = match way {
             Way::Netlink(mut kernel) => {
                 let device = kernel.connect(&handover, &wish).map_err(|why| of_kernel_error(&why))?;

@@ -66,7 +66,7 @@ impl Figures {
         let ops = self.mount.snapshot().ops;
         let ops: Map<String, Value> = ops.iter().map(|op| (op.op.name().to_owned(), of_op(op))).collect();
         let mut all = json!({
-            "mountpoint": self.mountpoint,
+            "mountpoint": self.mountpoint.display().to_string(),
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "repository": self.engine.home(),

@@ -30,6 +30,7 @@ use afterimage_mountd::{Mount, MountError, Options, systemd};
 use figures::Figures;
 use serde_json::json;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tree::Mounted;
@@ -89,7 +90,7 @@ fn announce(context: &Context, serving: &Serving) -> Result<()> {
         tracing::warn!("tell the service manager that the mount is ready: {error}");
     }
     context.print(
-        || json!({ "mountpoint": at, "pid": std::process::id() }),
+        || json!({ "mountpoint": at.display().to_string(), "pid": std::process::id() }),
         || format!("mounted at {}\n", at.display()),
     )
 }
@@ -98,10 +99,14 @@ fn announce(context: &Context, serving: &Serving) -> Result<()> {
 struct Serving {
     mount: Mount,
     control: Control,
+    /// Comes when we are told to end, also if that was before the mount was there.
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Serving {
     fn start(context: &Context, args: &Args, password: Option<Password>) -> Result<Serving> {
+        let stop = context.runtime().block_on(async { stop_signal() });
+        let stop = Box::pin(stop.context(|| "listen for signals")?);
         let size = args.cache_size.map(|size| if passes_through(args) { size / 4 } else { size });
         let disk = |id| disk(context, args.cache_dir.as_deref(), size, id);
         let library = context.library_by(password, disk)?;
@@ -113,14 +118,13 @@ impl Serving {
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
         let mount = mount(context, &args.mountpoint, args.allow_other, view, whole.clone())?;
         let control = listen(context, &mount, engine, whole)?;
-        Ok(Serving { mount, control })
+        Ok(Serving { mount, control, stop })
     }
 
     fn until_stopped(self, context: &Context) -> Result<u8> {
-        let Serving { mount, control } = self;
+        let Serving { mount, control, stop } = self;
         let at = mount.mountpoint().to_owned();
         let ended = context.runtime().block_on(async {
-            let stop = stop_signal().context(|| "listen for signals")?;
             let stop = async {
                 stop.await;
                 let _unheard = systemd::stopping();
@@ -225,6 +229,8 @@ pub(super) fn mount(
     options.forbidden = context.directory()?.into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tree = Arc::new(Mounted { view, whole, uid, gid, others: allow_other });
+    context.cancel.check()?;
+    context.ends_itself();
     Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))
 }
 

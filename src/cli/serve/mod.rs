@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::exports::house::{Backups, House};
 use crate::image::Engine;
 use crate::view::View;
+use afterimage_mountd::mount::{next_of, stop_signals};
 use afterimage_mountd::{Mount, systemd};
 use afterimage_nbd::server::{Listener, Server, Tls};
 use doors::Door;
@@ -27,7 +28,7 @@ use shelf::Shelves;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 /// How long clients have to hear their answers once we were asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<u8> {
     })?;
     doors::judge(&listeners, &settings)?;
     let serving = Serving::open(context, args, offers)?;
+    context.ends_itself();
     context.runtime().block_on(async {
         let mut server = Server::new(serving.house(), settings);
         if args.single {
@@ -236,19 +238,14 @@ fn announce(context: &Context, lines: &[Line]) -> Result<()> {
 }
 
 /// Whoever asks us to stop.
-struct Stop([tokio::signal::unix::Signal; 2]);
+struct Stop(Vec<(Signal, &'static str)>);
 
 impl Stop {
     fn hear() -> Result<Stop> {
-        let hear = |kind| signal(kind).map_err(|why| Error::io("hear signals", why));
-        Ok(Stop([hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?]))
+        stop_signals().map(Stop).map_err(|why| Error::io("hear signals", why))
     }
 
     async fn asked(&mut self) {
-        let [terminate, interrupt] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let _which = next_of(&mut self.0).await;
     }
 }
