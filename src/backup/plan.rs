@@ -156,7 +156,7 @@ pub fn run(
         let before = before.and_then(|(parent, before)| Some((parent, map_of(before)?)));
         let (source, parent) = match before {
             Some((parent, map)) if !is_here => {
-                let image = Image::new(engine.of_backup(parent.id), map);
+                let image = Image::new(engine.of_home(parent.repository), map);
                 (Box::new(Over::new(source, image, runtime.clone())) as Box<dyn Source>, None)
             }
             before => (source, before.map(|(_, map)| map)),

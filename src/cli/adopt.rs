@@ -67,16 +67,26 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<u8> {
     let wish = Wish { name: args.name.clone(), tags, level: args.level, digest: args.digest };
     let engine = context.writer_engine()?;
     let chosen = choose(context, source, args.chain)?;
-    let mut made = Vec::new();
+    let (mut made, mut failed) = (Vec::new(), Ok(0));
     for record in &chosen.records {
-        made.push(adopt(context, &engine, &chosen.place, record, &wish)?);
+        match adopt(context, &engine, &chosen.place, record, &wish) {
+            Ok(one) => made.push(one),
+            Err(error) => {
+                failed = Err(error);
+                break;
+            }
+        }
+    }
+    // What was made before stays, and is told.
+    if made.is_empty() {
+        return failed;
     }
     let json = || match (chosen.several, made.as_slice()) {
         (false, [(only, _)]) => to_json(only),
         (_, made) => Value::Array(made.iter().map(|(record, _)| to_json(record)).collect()),
     };
     context.print(json, || page(context, &made))?;
-    Ok(0)
+    failed
 }
 
 impl Place {
@@ -110,8 +120,15 @@ fn choose(context: &Context, source: &str, chain: bool) -> Result<Chosen> {
         }
         None => Vec::new(),
     };
-    if !of_volume.is_empty() {
-        return Ok(Chosen { place, records: parents_first(of_volume), several: true });
+    // What died half made stays listed for as long as it lies there; it keeps nobody from the others.
+    let (whole, dead): (Vec<Record>, Vec<Record>) =
+        of_volume.into_iter().partition(|record| !record.items.is_empty());
+    if !whole.is_empty() {
+        for record in dead {
+            let why = record.unread.first().map_or("it holds no image", String::as_str);
+            context.say(format!("passed over backup {}: {why}", Uuid::from(record.id)));
+        }
+        return Ok(Chosen { place, records: parents_first(whole), several: true });
     }
     let record = runtime.block_on(container.find(&Reference::parse(which)?))?;
     let records = match chain {
@@ -167,6 +184,8 @@ pub(super) fn adopt(
     let id = Uuid::from(theirs.id);
     let name = wish.name.as_ref().unwrap_or(&theirs.name);
     match runtime.block_on(repository.record(theirs.id)) {
+        // What is only known by its record lies elsewhere still.
+        Ok(record) if record.repository != repository.id() => {}
         Ok(record) if record.name == *name => return Ok((record, false)),
         Ok(record) => {
             let words = format!("backup {id} of Cinder's is here already, as one of {}", record.name);
@@ -207,7 +226,9 @@ pub(super) fn adopt(
 
 fn image_of(library: &dyn Library, record: &Record) -> Result<Image> {
     match record.items.first().map(|item| &item.content) {
-        Some(Content::Image { size, root, .. }) => Ok(library.open(record.id, root, *size)),
+        Some(Content::Image { size, root, .. }) => {
+            Ok(library.open(record.repository, record.id, root, *size))
+        }
         _ => {
             let why = record.unread.first().map_or("it holds no image", String::as_str);
             Err(Error::new(Kind::Corrupt, format!("backup {} can't be read: {why}", Uuid::from(record.id))))

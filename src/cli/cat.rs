@@ -23,11 +23,11 @@ pub(super) fn run(context: &Context, args: &Cat) -> Result<u8> {
     let (record, item) = context.item(&*library, &args.backup)?;
     match (item.content, args.path.as_deref()) {
         (Content::Tree { root, .. }, Some(path)) => {
-            let tree = Tree::new(library.engine().of_backup(record.id), root);
+            let tree = Tree::new(library.engine().of_home(record.repository), root);
             file(context, args, &tree, path)
         }
         (Content::Image { size, root, .. }, None) => {
-            let image = library.open(record.id, &root, size);
+            let image = library.open(record.repository, record.id, &root, size);
             let range = range(args, image.len(), "image")?;
             write_image(context, &image, range)
         }

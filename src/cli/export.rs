@@ -137,7 +137,7 @@ fn image_of(engine: &Arc<Engine>, record: &Record, item: &Item) -> Result<Image>
         let words = format!("{} of backup {} is a tree: Cinder keeps only volumes", item.name, record.id);
         return Err(Error::new(Kind::Unsupported, words));
     };
-    Ok(Image::new(engine.of_backup(record.id), Map { root, len: size }))
+    Ok(Image::new(engine.of_home(record.repository), Map { root, len: size }))
 }
 
 fn shipment<'a>(

@@ -81,7 +81,9 @@ fn encrypted(context: &Context, library: &dyn Library, record: &Record) -> Vec<E
     for item in &record.items {
         let Content::Image { size, root, .. } = &item.content else { continue };
         let len = LUKS.len().min(usize::try_from(*size).unwrap_or(usize::MAX));
-        let first = context.runtime().block_on(library.open(record.id, root, *size).read_at(0, len));
+        let first = context
+            .runtime()
+            .block_on(library.open(record.repository, record.id, root, *size).read_at(0, len));
         // What can't be read says nothing; whoever reads it will hear of it.
         if key.is_some() || first.is_ok_and(|bytes| bytes[..] == *LUKS) {
             let folder = format!("MOUNTPOINT/ids/{}", record.id);

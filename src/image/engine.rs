@@ -17,7 +17,7 @@ use super::stalls::Asked;
 use super::watch::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::node::Child;
-use crate::format::{BackupId, ChunkId, Corrupt, PackId, Place, RepositoryId, ids::SealKind};
+use crate::format::{ChunkId, Corrupt, PackId, Place, RepositoryId, ids::SealKind};
 use crate::repo::Repository;
 use crate::seal::Verified;
 use bytes::Bytes;
@@ -158,12 +158,19 @@ impl Engine {
         }
     }
 
-    /// What reads a backup: this one, or for one whose record was imported what reads from its home.
-    pub fn of_backup(self: &Arc<Self>, backup: BackupId) -> Arc<Engine> {
-        let home = self.repository().ok().and_then(|repository| repository.home_of(backup));
-        let Some(home) = home else { return Arc::clone(self) };
+    /// What reads the backups that lie in a repository: this one its own, and those whose records were imported what reads from their home.
+    pub fn of_home(self: &Arc<Self>, home: RepositoryId) -> Arc<Engine> {
+        let ours = self.repository().ok().filter(|ours| ours.id() != home);
+        let Some(there) = ours.and_then(|ours| ours.home(home)) else { return Arc::clone(self) };
         let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(homes.entry(home.id()).or_insert_with(|| Arc::new(self.beside(home))))
+        let known =
+            homes.get(&home).filter(|known| matches!(&known.home, Home::Ours(of) if Arc::ptr_eq(of, &there)));
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let engine = Arc::new(self.beside(there));
+        let _of_another_place = homes.insert(home, Arc::clone(&engine));
+        engine
     }
 
     fn beside(&self, repository: Arc<Repository>) -> Engine {

@@ -2,9 +2,9 @@
 //! shows, serves, checks or restores backups asks one of these, and sees no difference.
 
 use super::{Engine, Image, Map};
-use crate::format::BackupId;
 use crate::format::record::{Record, Root};
 use crate::format::shown::Shown;
+use crate::format::{BackupId, RepositoryId};
 use crate::repo::catalogue::Listing;
 use crate::repo::refs::Reference;
 use crate::store::Fut;
@@ -28,8 +28,8 @@ pub trait Library: Send + Sync + 'static {
     /// The one that a reference means.
     fn find<'a>(&'a self, reference: &'a Reference) -> Fut<'a, Record>;
 
-    /// An image of a backup, by what its record says. Reads nothing yet.
-    fn open(&self, backup: BackupId, root: &Root, len: u64) -> Image;
+    /// An image of a backup, by what its record says: where it lies, which it is, what its map is. Reads nothing yet.
+    fn open(&self, home: RepositoryId, backup: BackupId, root: &Root, len: u64) -> Image;
 
     /// A backup as people and scripts see it.
     fn shown<'a>(&self, record: &'a Record) -> Shown<'a> {
@@ -75,7 +75,7 @@ impl Library for Ours {
         Box::pin(async move { self.engine.repository()?.find(reference).await })
     }
 
-    fn open(&self, backup: BackupId, root: &Root, len: u64) -> Image {
-        Image::new(self.engine.of_backup(backup), Map { root: *root, len })
+    fn open(&self, home: RepositoryId, _backup: BackupId, root: &Root, len: u64) -> Image {
+        Image::new(self.engine.of_home(home), Map { root: *root, len })
     }
 }

@@ -49,10 +49,13 @@ impl Listing {
 }
 
 impl Repository {
-    /// Lists all backups, imported ones too. A record that can't be read is named beside the others.
+    /// Lists all backups, imported ones too. A record that can't be read is named beside the others. What lies here needs no import.
     pub async fn list(&self) -> Result<Listing> {
         let mut listing = self.list_ours().await?;
-        for some in self.import_ids().await?.chunks(AT_ONCE) {
+        let here: HashSet<BackupId> = listing.records.iter().map(|record| record.id).collect();
+        let mut imports = self.import_ids().await?;
+        imports.retain(|id| !here.contains(id));
+        for some in imports.chunks(AT_ONCE) {
             let futures = some.iter().map(|&id| async move { (id, self.imported(id).await) });
             for (id, read) in crate::repo::together(futures).await {
                 listing.take(id, read.map(|(record, _)| record))?;
@@ -102,7 +105,8 @@ impl Repository {
     /// The ids of all backups, imported ones too.
     pub async fn backup_ids(&self) -> Result<Vec<BackupId>> {
         let mut ids = self.record_ids().await?;
-        ids.extend(self.import_ids().await?);
+        let here: HashSet<BackupId> = ids.iter().copied().collect();
+        ids.extend(self.import_ids().await?.into_iter().filter(|id| !here.contains(id)));
         Ok(ids)
     }
 

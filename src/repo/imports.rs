@@ -19,7 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The homes of imported backups, as far as their records were read; each is opened when it is first read from.
 #[derive(Default)]
-pub(super) struct Homes(Mutex<HashMap<BackupId, Arc<Repository>>>);
+pub(super) struct Homes(Mutex<HashMap<RepositoryId, Known>>);
+
+/// A home, and who told of it.
+struct Known {
+    place: String,
+    imported: jiff::Timestamp,
+    repository: Arc<Repository>,
+}
 
 /// Where an imported backup lies, for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -114,13 +121,14 @@ impl Repository {
             return Err(Corrupt::OtherName { found: record.id.to_string() }.into());
         }
         let (repository, place, imported) = (home.config.repository, home.place.clone(), home.imported);
-        self.homes.note(id, &repository, || self.open_later(home, key));
+        self.homes.note(repository, &place, imported, || self.open_later(home, key));
         Ok((record, Whereabouts { repository, place, imported }))
     }
 
-    /// Where a backup lies whose imported record was read; nothing, when none was.
-    pub fn home_of(&self, backup: BackupId) -> Option<Arc<Repository>> {
-        self.homes.0.lock().unwrap_or_else(PoisonError::into_inner).get(&backup).cloned()
+    /// A repository that imported records lie in, of those that were read; nothing, when none was.
+    pub fn home(&self, repository: RepositoryId) -> Option<Arc<Repository>> {
+        let homes = self.homes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.get(&repository).map(|known| Arc::clone(&known.repository))
     }
 
     fn open_later(&self, home: Home, master: MasterKey) -> Repository {
@@ -139,14 +147,23 @@ impl Repository {
 }
 
 impl Homes {
-    /// One repository has one key, so the first that told of it told all; where it lies may differ, and any place will do.
-    fn note(&self, backup: BackupId, repository: &RepositoryId, home: impl FnOnce() -> Repository) {
+    /// One repository has one key. Where it lies may differ: it has moved, and the record that came last knows where to.
+    fn note(
+        &self,
+        repository: RepositoryId,
+        place: &str,
+        imported: jiff::Timestamp,
+        home: impl FnOnce() -> Repository,
+    ) {
         let mut homes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if homes.contains_key(&backup) {
-            return;
+        match homes.get_mut(&repository) {
+            Some(known) if known.place == place => known.imported = known.imported.max(imported),
+            Some(known) if known.imported >= imported => {}
+            _ => {
+                let known = Known { place: place.to_owned(), imported, repository: Arc::new(home()) };
+                let _before = homes.insert(repository, known);
+            }
         }
-        let known = homes.values().find(|home| home.id() == *repository).cloned();
-        let _new = homes.insert(backup, known.unwrap_or_else(|| Arc::new(home())));
     }
 }
 

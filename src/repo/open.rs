@@ -213,6 +213,8 @@ async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
         };
         let slot = once_more(read).await.context(|| format!("read {}", listed.name));
         match slot {
+            // Removed since it was listed, or long ago where listings lag.
+            Err(error) if error.kind() == Kind::Missing => {}
             Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(error),
             slot => slots.push((id, slot)),
         }

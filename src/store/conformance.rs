@@ -25,7 +25,8 @@ pub struct Verdict {
 const NAMES: &str =
     "names are random or say what they name, so no two writers choose one: nothing rests on this";
 /// Who deletes.
-const DELETES: &str = "only prune and key remove delete: backup, mount, restore and check work without";
+const DELETES: &str =
+    "only key remove and record remove delete for good: backup, mount, restore and check work without";
 
 /// Tries all promises on `store`, in the folder `folder` (one part of a name, which nothing else may use).
 pub async fn conformance(store: &dyn Store, folder: &str) -> Vec<Verdict> {

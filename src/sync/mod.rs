@@ -80,7 +80,9 @@ pub fn run(
             }
             // Somebody else has copied it meanwhile.
             Err(error) if error.kind() == Kind::Refused => {
-                let there = runtime.block_on(to.repository()?.record(record.id)).map_err(|_| error)?;
+                let ours = to.repository()?;
+                let there = runtime.block_on(ours.record(record.id)).ok();
+                let there = there.filter(|there| there.repository == ours.id()).ok_or(error)?;
                 let _none = here.insert(there.id, there);
                 report.present += 1;
             }

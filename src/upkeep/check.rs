@@ -4,8 +4,9 @@
 //! and the map of every backup is walked. Damage is named by object, and by backup, image and range where it hurts one.
 
 use super::imports::{self, InHome};
-use super::packs::{Findings, check_packs, is_damage};
+use super::packs::{Findings, check_late, check_packs, is_damage};
 use crate::error::{Error, Kind, Result};
+use crate::format::index::PackRows;
 use crate::format::node::{Child, Shape};
 use crate::format::pack::tile;
 use crate::format::record::{Content, Item, Record};
@@ -80,6 +81,8 @@ pub(super) struct Check<'a> {
     truth: &'a Segments,
     findings: Findings,
     packs: Vec<(PackId, u64)>,
+    /// Whether every pack's content is read.
+    deep: bool,
     /// Nodes below which all is right; halves of ids are enough.
     pub(super) right: HashSet<[u8; 16]>,
     report: Report,
@@ -106,20 +109,15 @@ pub fn check(
     let scratch = Scratch::new(repository)?;
     let truth = Segments::open(&scratch.path);
     let findings = check_packs(repository, runtime, &packs, options.read_percent, &truth, progress, cancel)?;
-    let report = Report {
-        packs: packs.len() as u64,
-        packs_read: findings.packs_read,
-        bytes_read: findings.bytes_read,
-        ..Report::default()
-    };
     let mut check = Check {
         repository,
         runtime,
         truth: &truth,
         findings,
         packs,
+        deep: options.read_percent >= 100.0,
         right: HashSet::new(),
-        report,
+        report: Report::default(),
         hurt: HashSet::new(),
     };
     check.indexes(indexes, cancel)?;
@@ -135,11 +133,15 @@ pub fn check(
             check.backup(record)?;
         }
     }
-    check.imports(engine, options, cancel)?;
+    let here = listing.records.iter().map(|record| record.id).collect();
+    check.imports(engine, &here, options, cancel)?;
     check.blame_the_rest();
     if options.note {
         check.note();
     }
+    check.report.packs = check.packs.len() as u64;
+    check.report.packs_read = check.findings.packs_read;
+    check.report.bytes_read = check.findings.bytes_read;
     Ok(check.report)
 }
 
@@ -207,7 +209,10 @@ impl Check<'_> {
             let object = names::object(SealKind::Index, id)?.to_string();
             match self.runtime.block_on(self.repository.read_index(id)) {
                 Ok((_, packs)) => {
-                    let wrong = packs.iter().find_map(|pack| self.wrong_row(pack));
+                    let mut wrong = None;
+                    for pack in &packs {
+                        wrong = wrong.or(self.wrong_row(pack)?);
+                    }
                     if let Some(words) = wrong {
                         self.blame(object, None, None, 0..0, &Error::new(Kind::Corrupt, words));
                     }
@@ -219,25 +224,37 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn wrong_row(&self, pack: &crate::format::index::PackRows) -> Option<String> {
+    fn wrong_row(&mut self, pack: &PackRows) -> Result<Option<String>> {
         if self.findings.packs.contains_key(&pack.pack) {
-            return None; // the pack is blamed
+            return Ok(None); // the pack is blamed
         }
-        let there = self.packs.binary_search_by_key(&pack.pack, |(id, _)| *id).is_ok();
-        if !there {
-            return Some(format!("it speaks of pack {}, which is not there", pack.pack));
+        if !self.is_there(pack.pack)? {
+            return Ok(Some(format!("it speaks of pack {}, which is not there", pack.pack)));
         }
         let (places, _end) = tile(pack.pack, &pack.rows);
         let wrong = pack.rows.iter().zip(places).find(|(row, place)| {
             let known_bad = self.findings.chunks.contains_key(&(pack.pack, row.id));
             !known_bad && !self.places(row.id).contains(place)
         });
-        wrong.map(|(row, place)| {
+        Ok(wrong.map(|(row, place)| {
             format!(
                 "it places chunk {} at byte {} of pack {}, which has it not there",
                 row.id, place.offset, pack.pack
             )
-        })
+        }))
+    }
+
+    /// Whether a pack is there. That a listing lacks it proves nothing: it is asked for by its name, and checked if it is there.
+    fn is_there(&mut self, pack: PackId) -> Result<bool> {
+        let Err(place) = self.packs.binary_search_by_key(&pack, |(id, _)| *id) else { return Ok(true) };
+        let len = match self.runtime.block_on(self.repository.store.stat(&names::pack(pack)?)) {
+            Ok(stat) => stat.len,
+            Err(error) if error.kind() == Kind::Missing => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.packs.insert(place, (pack, len));
+        check_late(self.repository, self.runtime, (pack, len), self.deep, self.truth, &mut self.findings)?;
+        Ok(true)
     }
 
     fn places(&self, id: ChunkId) -> Vec<Place> {
@@ -263,11 +280,17 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Imported backups, each in its home.
-    fn imports(&mut self, engine: &Arc<Engine>, options: &Options, cancel: &Cancel) -> Result<()> {
+    /// Imported backups, each in its home; those that lie here as well need no home.
+    fn imports(
+        &mut self,
+        engine: &Arc<Engine>,
+        here: &HashSet<BackupId>,
+        options: &Options,
+        cancel: &Cancel,
+    ) -> Result<()> {
         for id in self.runtime.block_on(self.repository.import_ids())? {
             cancel.check()?;
-            if !options.only.is_empty() && !options.only.contains(&id) {
+            if here.contains(&id) || !options.only.is_empty() && !options.only.contains(&id) {
                 continue;
             }
             let object = names::object(SealKind::Import, id.into())?.to_string();
@@ -279,7 +302,7 @@ impl Check<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let there = InHome::new(engine.of_backup(record.id), self.runtime, cancel);
+            let there = InHome::new(engine.of_home(record.repository), self.runtime, cancel);
             match there.check(&record, options.read_percent > 0.0) {
                 Ok(lost) => {
                     self.report.backups_ok += u64::from(lost.is_empty());
@@ -323,7 +346,7 @@ impl Check<'_> {
         let top = Child { id: root.id, place: root.place };
         let mut lost = Vec::new();
         let _right = self.node(&top, root.level, 0..*size, root.shape()?, &mut lost)?;
-        for (object, range, error) in merged(lost) {
+        for (object, range, error) in lost {
             self.blame(object, whose.clone(), name.clone(), range, &error);
         }
         Ok(())
@@ -342,8 +365,8 @@ impl Check<'_> {
         if self.right.contains(&half) {
             return Ok(true);
         }
-        if let Some(error) = self.is_lost(child) {
-            lost.push((object_of(child)?, range, error));
+        if let Some(error) = self.is_lost(child)? {
+            lose(lost, object_of(child)?, range, error);
             return Ok(false);
         }
         let read = self.runtime.block_on(self.repository.chunk(SealKind::Node, child.id, child.place));
@@ -355,7 +378,7 @@ impl Check<'_> {
         let node = match node {
             Ok(node) => node,
             Err(error) if is_damage(&error) => {
-                lost.push((object_of(child)?, range, error));
+                lose(lost, object_of(child)?, range, error);
                 return Ok(false);
             }
             Err(error) => return Err(error),
@@ -368,10 +391,10 @@ impl Check<'_> {
             let Some(child) = &entry.child else { continue };
             right &= match level.checked_sub(1) {
                 Some(below) => self.node(child, below, here, shape, lost)?,
-                None => match self.is_lost(child) {
+                None => match self.is_lost(child)? {
                     None => true,
                     Some(error) => {
-                        lost.push((object_of(child)?, here, error));
+                        lose(lost, object_of(child)?, here, error);
                         false
                     }
                 },
@@ -384,21 +407,29 @@ impl Check<'_> {
     }
 
     /// Why a chunk can't be had from anywhere.
-    pub(super) fn is_lost(&mut self, child: &Child) -> Option<Error> {
+    pub(super) fn is_lost(&mut self, child: &Child) -> Result<Option<Error>> {
         if !self.places(child.id).is_empty() {
-            return None;
+            return Ok(None);
         }
         let pack = child.place.pack;
-        if let Some(known) = self.findings.chunks.get(&(pack, child.id)).or(self.findings.packs.get(&pack)) {
-            return Some(known.clone());
+        let known = |findings: &Findings| {
+            findings.chunks.get(&(pack, child.id)).or(findings.packs.get(&pack)).cloned()
+        };
+        if let Some(known) = known(&self.findings) {
+            return Ok(Some(known));
         }
-        if self.packs.binary_search_by_key(&pack, |(id, _)| *id).is_ok() {
-            return Some(Error::new(Kind::Missing, "no pack has this chunk"));
+        if !self.is_there(pack)? {
+            // Noted like one that can't be used: backups that say "as before" must not rely on it.
+            let error = Error::new(Kind::Missing, "the pack is missing");
+            let _none = self.findings.packs.insert(pack, error.clone());
+            return Ok(Some(error));
         }
-        // Noted like one that can't be used: backups that say "as before" must not rely on it.
-        let error = Error::new(Kind::Missing, "the pack is missing");
-        let _none = self.findings.packs.insert(pack, error.clone());
-        Some(error)
+        // It may have come to light only now.
+        if !self.places(child.id).is_empty() {
+            return Ok(None);
+        }
+        let nowhere = || Error::new(Kind::Missing, "no pack has this chunk");
+        Ok(Some(known(&self.findings).unwrap_or_else(nowhere)))
     }
 
     fn blame(
@@ -461,18 +492,14 @@ impl Check<'_> {
 /// An object, which bytes of the image it costs, and why.
 pub(super) type Lost = (String, Range<u64>, Error);
 
-pub(super) fn object_of(child: &Child) -> Result<String> {
-    Ok(names::pack(child.place.pack)?.to_string())
+/// Adds what is lost, to what stands before it where they are neighbours of one object: a volume may lose millions of chunks.
+fn lose(lost: &mut Vec<Lost>, object: String, range: Range<u64>, error: Error) {
+    match lost.last_mut() {
+        Some((before, end, _)) if *before == object && end.end == range.start => end.end = range.end,
+        _ => lost.push((object, range, error)),
+    }
 }
 
-/// Neighbouring ranges of one object as one.
-pub(super) fn merged(lost: Vec<Lost>) -> Vec<Lost> {
-    let mut all: Vec<Lost> = Vec::new();
-    for (object, range, error) in lost {
-        match all.last_mut() {
-            Some((before, end, _)) if *before == object && end.end == range.start => end.end = range.end,
-            _ => all.push((object, range, error)),
-        }
-    }
-    all
+pub(super) fn object_of(child: &Child) -> Result<String> {
+    Ok(names::pack(child.place.pack)?.to_string())
 }

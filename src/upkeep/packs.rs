@@ -64,7 +64,11 @@ pub(super) fn check_packs(
                 scope.spawn(move || {
                     for (pack, len, deep) in queue {
                         let found = check_pack(repository, runtime, pack, len, deep);
-                        let full = note(shared, pack, found?);
+                        let full = {
+                            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                            let (findings, rows) = &mut *shared;
+                            note(findings, rows, pack, found?)
+                        };
                         progress.add(len);
                         if let Some(rows) = full {
                             truth.add(rows, &[])?;
@@ -110,9 +114,27 @@ struct Content {
     checksum: Option<Error>,
 }
 
-fn note(shared: &Mutex<(Findings, Vec<SegmentRow>)>, pack: PackId, found: Found) -> Option<Vec<SegmentRow>> {
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let (findings, rows) = &mut *shared;
+/// Checks one pack that no listing had.
+pub(super) fn check_late(
+    repository: &Repository,
+    runtime: &Handle,
+    (pack, len): (PackId, u64),
+    deep: bool,
+    truth: &Segments,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    let found = check_pack(repository, runtime, pack, len, deep)?;
+    let full = note(findings, &mut rows, pack, found);
+    truth.add(full.unwrap_or(rows), &[])
+}
+
+fn note(
+    findings: &mut Findings,
+    rows: &mut Vec<SegmentRow>,
+    pack: PackId,
+    found: Found,
+) -> Option<Vec<SegmentRow>> {
     match found {
         Found::Unusable(error) => {
             let _none = findings.packs.insert(pack, error);

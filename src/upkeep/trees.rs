@@ -3,7 +3,7 @@
 //! Holds: a node below which all is right is looked at once, however many backups share it; and directories lie no deeper in each other than the
 //! format lets them. Sightings are not looked at: what is lost of them costs the next backup time and nobody a byte.
 
-use super::check::{Check, Lost, merged, object_of};
+use super::check::{Check, Lost, object_of};
 use super::packs::is_damage;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::node::{Child, Shape};
@@ -83,7 +83,7 @@ impl Check<'_> {
     }
 
     fn load(&mut self, child: &Child, wanted: Wanted<'_>) -> Result<TreeNode> {
-        if let Some(error) = self.is_lost(child) {
+        if let Some(error) = self.is_lost(child)? {
             return Err(error);
         }
         let plain = self.runtime.block_on(self.repository.chunk(SealKind::Tree, child.id, child.place))?;
@@ -143,7 +143,7 @@ impl Check<'_> {
             Content::File(FileContent::Map { len, level, child, .. }) => {
                 let mut ranges = Vec::new();
                 let right = self.node(child, *level, 0..*len, Shape::Cut, &mut ranges)?;
-                lost.extend(merged(ranges).into_iter().map(|lost| (here.path.to_vec(), lost)));
+                lost.extend(ranges.into_iter().map(|lost| (here.path.to_vec(), lost)));
                 right
             }
             _ => true,
@@ -176,7 +176,7 @@ impl Check<'_> {
         here: Here<'_>,
         lost: &mut Vec<LostFile>,
     ) -> Result<bool> {
-        match self.is_lost(child) {
+        match self.is_lost(child)? {
             None => Ok(true),
             Some(error) => {
                 lost.push((here.path.to_vec(), (object_of(child)?, range, error)));

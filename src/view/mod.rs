@@ -35,8 +35,8 @@ pub use refresh::YOUNG;
 pub use share::{Folder, Inside, Share};
 
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
-use crate::format::BackupId;
 use crate::format::record::Record;
+use crate::format::{BackupId, RepositoryId};
 use crate::image::tree::Tree;
 use crate::image::{Engine, Library};
 use bytes::Bytes;
@@ -55,8 +55,8 @@ const SHARES_KEPT: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero")
 /// How many records are read at once; a store that hangs keeps that many threads and no more.
 const RECORDS_AT_ONCE: usize = 8;
 
-/// Trees by their backup and their number in it.
-type Shares = LruCache<(BackupId, usize), Arc<Share>>;
+/// Trees by where their backup lies, which it is, and their number in it.
+type Shares = LruCache<(RepositoryId, BackupId, usize), Arc<Share>>;
 
 /// The tree over the backups of one place. Cheap to clone.
 #[derive(Clone)]
@@ -132,8 +132,8 @@ impl View {
         let tree =
             tree.ok_or_else(|| Error::new(ErrorKind::Missing, "there is no such tree in the backup"))?;
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares.get_or_insert((shown.backup.id, number), || {
-            let engine = self.engine().of_backup(shown.backup.id);
+        let share = shares.get_or_insert((shown.backup.home, shown.backup.id, number), || {
+            let engine = self.engine().of_home(shown.backup.home);
             Arc::new(Share::new(Tree::new(engine, tree.root), shown, number))
         });
         Ok(Arc::clone(share))
@@ -144,7 +144,7 @@ impl View {
         let image = shown.backup.images.get(number);
         let missing = || Error::new(ErrorKind::Missing, "there is no such image in the backup");
         let ImageItem { root, size, .. } = image.ok_or_else(missing)?;
-        Ok(File::image(self.library.open(shown.backup.id, root, *size)))
+        Ok(File::image(self.library.open(shown.backup.home, shown.backup.id, root, *size)))
     }
 
     /// Opens `backup.json`.

@@ -238,7 +238,7 @@ mod tests {
             unreachable!("there is none")
         }
 
-        fn open(&self, _backup: BackupId, _root: &Root, _len: u64) -> Image {
+        fn open(&self, _home: RepositoryId, _backup: BackupId, _root: &Root, _len: u64) -> Image {
             unreachable!("there is none")
         }
     }

@@ -95,7 +95,7 @@ impl Series {
         let wanted = records.iter().rev().filter(|record| name.is_none_or(|name| record.name == name));
         for record in wanted {
             for item in &record.items {
-                let Some(tree) = Tree::of(&engine.of_backup(record.id), item) else { continue };
+                let Some(tree) = Tree::of(&engine.of_home(record.repository), item) else { continue };
                 let taken = Taken { id: record.id, time: record.time, tree };
                 all.entry((&record.name, &item.name)).or_default().push(taken);
             }

@@ -7,10 +7,13 @@ use crate::fixture::{Bench, CHUNK, chunks, image, noise, wait};
 use afterimage::backup::{Job, Parent};
 use afterimage::error::{Error, Kind, Result};
 use afterimage::format::record::Record;
+use afterimage::repo::names;
+use afterimage::seal::Password;
 use afterimage::source::fake::Fake;
 use afterimage::store::fault::{Harm, When};
 use afterimage::store::retry::Patience;
 use afterimage::store::{AnyStore, Deadline, Fault, Retry, Store, Verb};
+use afterimage::upkeep::Options;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -285,6 +288,40 @@ fn b6_what_is_called_unchanged_is_found_in_packs_that_are_not_listed_yet() {
     }
     assert!(fault.hits() >= 4);
     truth.is_sound();
+}
+
+#[test]
+fn b6_a_check_asks_for_packs_that_are_not_listed_yet() {
+    let (truth, store) = Bench::in_memory();
+    let fault = Arc::new(Fault::new(store, 1));
+    let here = truth.through(fault.clone());
+    let _record = here.backup("disk", Fake::of(noise(1, 40 * CHUNK))).unwrap();
+    for folder in ["packs/", "index/"] {
+        fault.plan_under(Verb::List, folder, When::From(1), Harm::Stale(Duration::from_secs(3600)));
+        let report = here.check_as(&Options { read_percent: 100.0, only: Vec::new(), note: true }).unwrap();
+        assert!(report.damaged.is_empty() && report.backups_ok == 1, "{report:?}");
+        assert_eq!((report.packs, report.packs_read), (2, 2));
+    }
+    fault.behave();
+    assert!(truth.names("damaged/").is_empty());
+    let lost = truth.names("packs/").remove(0);
+    wait(truth.store.delete(&lost)).unwrap();
+    let report = here.check().unwrap();
+    assert!(report.damaged.iter().any(|damage| damage.object == lost.as_str()), "{report:?}");
+}
+
+#[test]
+fn b6_a_key_slot_that_is_listed_and_gone_keeps_nobody_out() {
+    let (truth, store) = Bench::in_memory();
+    let fault = Arc::new(Fault::new(store, 1));
+    let here = truth.through(fault.clone());
+    let password = Password::new(b"two keys".to_vec());
+    let gone = wait(here.repository().unwrap().add_key(&password)).unwrap();
+    let name = names::slot(gone).unwrap();
+    fault.plan_under(Verb::GetWhole, name.as_str(), When::From(1), Harm::Fails(Kind::Missing));
+    let slots = wait(here.repository().unwrap().key_slots()).unwrap();
+    assert_eq!(slots.len(), 1);
+    assert!(fault.hits() > 1);
 }
 
 #[test]

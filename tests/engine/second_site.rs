@@ -1,9 +1,12 @@
 //! Copies to a second site that is damaged, that others write to as well, and where what is sent does not arrive.
 
 use crate::copying_trees::{Sites, copy};
-use crate::fixture::{noise, wait};
+use crate::fixture::{noise, read_whole, wait};
 use afterimage::error::Kind;
+use afterimage::format::record::Content;
 use afterimage::format::{PackId, ids::SealKind};
+use afterimage::image::Library;
+use afterimage::image::library::Ours;
 use afterimage::repo::{Repository, names};
 use afterimage::source::fake::Fake;
 use afterimage::store::fault::{Fault, Harm, When};
@@ -44,6 +47,34 @@ fn a_backup_that_somebody_else_copies_meanwhile_is_there() {
     assert_eq!(fault.hits(), 1);
     assert_eq!((report.present, report.left.len()), (1, 0), "{report:?}");
     assert_eq!(report.copied.iter().map(|record| record.id).collect::<Vec<_>>(), [second.id]);
+}
+
+#[test]
+fn a_copy_whose_import_can_not_be_forgotten_is_listed_once_and_read_from_here() {
+    let sites = Sites::new();
+    let bytes = noise(1, 50_000);
+    let first = sites.from.backup("disk", Fake::of(bytes.clone())).unwrap();
+    let (from, to) = (sites.from.repository().unwrap(), sites.to.engine().unwrap());
+    let ours = to.repository().unwrap();
+    let carried = wait(from.carry(&[first.id], "/nowhere".into())).unwrap();
+    for (record, json) in from.open_carried(&carried).unwrap() {
+        assert!(wait(ours.import(&from, "/nowhere", record.id, &json)).unwrap());
+    }
+    let _imported = wait(ours.imported(first.id)).unwrap();
+    // Credentials that may not delete.
+    let fault = Arc::new(Fault::new(Arc::clone(&sites.to.store), 1));
+    fault.plan(Verb::Delete, When::From(1), Harm::Fails(Kind::Denied));
+    let report = copy(&sites.from, &sites.to.through(fault)).unwrap();
+    assert_eq!(report.copied.iter().map(|record| record.id).collect::<Vec<_>>(), [first.id]);
+    assert_eq!(wait(ours.import_ids()).unwrap(), [first.id]);
+    let library = Ours::new(Arc::clone(&to));
+    let listed = wait(library.list()).unwrap().records;
+    assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), [first.id]);
+    assert_eq!(wait(library.ids()).unwrap(), [first.id]);
+    let Content::Image { root, size, .. } = &listed[0].items[0].content else { panic!("no image") };
+    let image = library.open(listed[0].repository, first.id, root, *size);
+    assert!(read_whole(&image).unwrap() == bytes, "its home is away");
+    sites.to.is_sound();
 }
 
 /// A store that spoils the first pack that is asked for, while another run looks for what was left behind.

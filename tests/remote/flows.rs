@@ -63,7 +63,7 @@ fn a_doctor_tells_what_a_store_keeps_to() {
         cloud.refuse_deletes();
         let text = sand.done(&["doctor", "--store"]);
         assert!(
-            text.text().contains("may be left under doctor-") || text.text().contains("only prune"),
+            text.text().contains("may be left under doctor-") || text.text().contains("only key remove"),
             "{text}"
         );
     }

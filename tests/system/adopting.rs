@@ -108,6 +108,19 @@ fn a_volume_of_cinders_becomes_backups_of_ours_each_reading_only_what_changed() 
 }
 
 #[test]
+fn a_backup_of_a_volume_that_died_half_made_keeps_nobody_from_the_others() {
+    let cloud = Cloud::new(Sandbox::new());
+    let of_last = cloud.theirs.names().into_iter().find(|name| {
+        name.ends_with("_metadata") && !name.ends_with("_sha256file") && name.contains(&cloud.ids[2])
+    });
+    cloud.theirs.remove(&of_last.expect("the index of the last one"));
+    let made = cloud.adopt(&cloud.volume, &[]).expect_code(0);
+    assert!(made.stderr.contains("passed over"), "{}", made.stderr);
+    assert_eq!(made.json().as_array().map(Vec::len), Some(2));
+    assert_eq!(cloud.sand.list().len(), 2);
+}
+
+#[test]
 fn one_backup_of_cinders_or_its_chain_is_taken_over_and_needs_the_container_no_more() {
     let cloud = Cloud::new(Sandbox::new());
     let one = Record(cloud.adopt(&cloud.ids[2][..8], &[]).expect_code(0).json());

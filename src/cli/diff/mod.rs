@@ -31,7 +31,11 @@ pub(super) fn run(context: &Context, args: &Diff) -> Result<u8> {
 fn side(context: &Context, library: &dyn Library, text: &str) -> Result<Side> {
     let (record, item) = context.item(library, text)?;
     Ok(match item.content {
-        Content::Image { size, root, .. } => Side::Image(library.open(record.id, &root, size)),
-        Content::Tree { root, .. } => Side::Share(Tree::new(library.engine().of_backup(record.id), root)),
+        Content::Image { size, root, .. } => {
+            Side::Image(library.open(record.repository, record.id, &root, size))
+        }
+        Content::Tree { root, .. } => {
+            Side::Share(Tree::new(library.engine().of_home(record.repository), root))
+        }
     })
 }

@@ -13,6 +13,7 @@ use crate::format::record::Record;
 use crate::image::Library;
 use crate::repo::refs::Reference;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Prints what `cinder backup-import` takes, parents first.
@@ -52,10 +53,9 @@ fn as_json(records: &[ExportRecord], several: bool) -> Value {
 
 /// Looks up each record in a container: where it is one of Cinder's own, nothing has to be kept of it.
 pub(super) fn look_up(context: &Context, container: &Arc<Container>, text: &[u8]) -> Result<u8> {
-    let mut found = Vec::new();
-    for row in rows_in(text)? {
-        found.push(find(context, container, &row)?);
-    }
+    let rows = rows_in(text)?;
+    let listed = listed_in(context, container)?;
+    let found = rows.iter().map(|row| find(&listed, row)).collect::<Result<Vec<Record>>>()?;
     let json = || Value::Array(found.iter().map(|record| container.json(record)).collect());
     context.print(json, || {
         let line = |record: &Record| {
@@ -81,11 +81,15 @@ pub(super) fn rows_in(text: &[u8]) -> Result<Vec<Row>> {
     records.iter().map(row).collect()
 }
 
-/// The backup that a record speaks of, where the container has it whole.
-pub(super) fn find(context: &Context, container: &Arc<Container>, row: &Row) -> Result<Record> {
+/// What a container has, by its ids.
+pub(super) fn listed_in(context: &Context, container: &Arc<Container>) -> Result<HashMap<BackupId, Record>> {
     let listed = context.runtime().block_on(container.list())?;
-    let id = BackupId::from(row.id);
-    let record = listed.records.into_iter().find(|record| record.id == id).ok_or_else(|| {
+    Ok(listed.records.into_iter().map(|record| (record.id, record)).collect())
+}
+
+/// The backup that a record speaks of, where the container has it whole.
+pub(super) fn find(listed: &HashMap<BackupId, Record>, row: &Row) -> Result<Record> {
+    let record = listed.get(&BackupId::from(row.id)).ok_or_else(|| {
         let told = row.container.as_deref().unwrap_or_default();
         Error::new(Kind::Missing, format!("backup {} is not in this container", row.id)).hint(format!(
             "its record says that it lies in {told:?}, under {:?}",
@@ -94,6 +98,6 @@ pub(super) fn find(context: &Context, container: &Arc<Container>, row: &Row) -> 
     })?;
     match record.unread.first() {
         Some(why) => Err(Error::new(Kind::Corrupt, format!("backup {} can't be read: {why}", row.id))),
-        None => Ok(record),
+        None => Ok(record.clone()),
     }
 }

@@ -16,6 +16,7 @@ use crate::format::shown::to_json;
 use crate::format::{BackupId, limits};
 use crate::image::Engine;
 use crate::repo::Repository;
+use crate::repo::pins::Pin;
 use crate::repo::refs::Reference;
 use crate::seal::{LEVEL_DEFAULT, Verified};
 use crate::store;
@@ -77,8 +78,9 @@ fn import_cinder(context: &Context, args: &RecordImport, text: &[u8]) -> Result<
     let engine = context.writer_engine()?;
     let wish = Wish { name: None, tags: BTreeMap::new(), level: LEVEL_DEFAULT, digest: false };
     let mut made: Vec<(Record, bool)> = Vec::new();
+    let listed = cinder::listed_in(context, &place.container)?;
     for row in rows {
-        let record = cinder::find(context, &place.container, &row)?;
+        let record = cinder::find(&listed, &row)?;
         for theirs in context.runtime().block_on(ancestors(&*place.container, record))? {
             if made.iter().all(|(ours, _)| ours.id != theirs.id) {
                 made.push(adopt(context, &engine, &place, &theirs, &wish)?);
@@ -94,12 +96,15 @@ pub(super) fn remove(context: &Context, backup: &str) -> Result<u8> {
     let repository = context.repository()?;
     let runtime = context.runtime();
     let record = runtime.block_on(repository.find(&Reference::parse(backup)?))?;
-    if record.repository == repository.id() {
+    if record.repository == repository.id()
+        && !runtime.block_on(repository.import_ids())?.contains(&record.id)
+    {
         let words = format!("backup {} is in this repository itself, not imported", record.id);
         return Err(Error::new(Kind::Refused, words));
     }
     let pins = runtime.block_on(repository.pins())?;
-    if let Some((_, pin)) = pins.iter().find(|(_, pin)| pin.backup == record.id) {
+    let needs_it = |pin: &Pin| pin.backup == record.id && record.repository != repository.id();
+    if let Some((_, pin)) = pins.iter().find(|(_, pin)| needs_it(pin)) {
         let words =
             format!("backup {} is needed by {} on {}, since {}", record.id, pin.by, pin.host, pin.since);
         return Err(Error::new(Kind::Refused, words));

@@ -14,11 +14,11 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<u8> {
     let (record, item) = context.item(&*library, &args.backup)?;
     match item.content {
         Content::Image { size, root, .. } => {
-            let image = library.open(record.id, &root, size);
+            let image = library.open(record.repository, record.id, &root, size);
             image::run(context, args, &record, &item, &image)
         }
         Content::Tree { root, .. } => {
-            let tree = Tree::new(library.engine().of_backup(record.id), root);
+            let tree = Tree::new(library.engine().of_home(record.repository), root);
             tree::run(context, args, &record, &item, &tree)
         }
     }

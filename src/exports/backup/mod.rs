@@ -58,7 +58,9 @@ impl BackupExport {
         pick: &Pick<'_>,
         traffic: Arc<Traffic>,
     ) -> BackupExport {
-        let open = |pick: &Pick<'_>| library.open(pick.backup.id, &pick.image().root, pick.image().size);
+        let open = |pick: &Pick<'_>| {
+            library.open(pick.backup.home, pick.backup.id, &pick.image().root, pick.image().size)
+        };
         let relatives = shelf.relatives(pick).into_iter().take(SINCE_MAX);
         let relatives: Vec<(Pick<'_>, String)> = relatives
             .map(|other| (other, format!("{SINCE}{}", shelf.canonical(&other))))

@@ -3,17 +3,17 @@
 //! Each backup's own objects are held to its own digests, so that an object is read once, however many backups rest on it. What is wrong with
 //! one is then said of every image that has something of it.
 
-use super::catalogue::Known;
+use super::catalogue::{Catalogue, Known};
 use super::container::Container;
 use super::image::{Image as Made, Own};
 use crate::error::{Error, Kind, Result};
 use crate::format::BackupId;
 use crate::image::Library;
 use crate::progress::{Cancel, Progress};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,22 +82,18 @@ pub fn check(
                 why: why.cloned().unwrap_or_default(),
             }),
             (Some(_), _) => {
-                let mut next = Some(known.record.id);
-                while let Some(id) = next.filter(|id| layers.insert(*id)) {
-                    let image = catalogue.get(id).and_then(|known| known.image);
-                    next = image.and_then(|image| image.parent).map(BackupId::from);
-                }
+                layers.extend(chain_of(&catalogue, known.record.id));
             }
         }
     }
-    let images: BTreeMap<BackupId, Made> =
-        layers.into_iter().filter_map(|id| Some((id, container.made(&catalogue, id)?))).collect();
+    // One image at a time: what an open one knows of its chain can be large.
     let mut wrong = Vec::new();
-    for (id, image) in &images {
+    for id in layers {
         cancel.check()?;
-        wrong.extend(check_layer(*id, image, options, &mut report, progress, cancel)?);
+        let Some(image) = container.made(&catalogue, id) else { continue };
+        wrong.extend(check_layer(id, &image, options, &mut report, progress, cancel)?);
     }
-    blame(&chosen, &images, &wrong, &mut report)?;
+    blame(container, &catalogue, &chosen, &wrong, &mut report)?;
     let hurt: BTreeSet<BackupId> = report.findings.iter().map(|finding| finding.backup).collect();
     report.backups_ok = chosen.iter().filter(|known| !hurt.contains(&known.record.id)).count() as u64;
     Ok(report)
@@ -154,19 +150,33 @@ fn check_layer(
     Ok(wrong)
 }
 
+/// A backup and those that it rests on.
+fn chain_of(catalogue: &Catalogue, backup: BackupId) -> BTreeSet<BackupId> {
+    let mut chain = BTreeSet::new();
+    let mut next = Some(backup);
+    while let Some(id) = next.filter(|id| chain.insert(*id)) {
+        let image = catalogue.get(id).and_then(|known| known.image);
+        next = image.and_then(|image| image.parent).map(BackupId::from);
+    }
+    chain
+}
+
 /// Says of every image what of it is hurt.
 fn blame(
+    container: &Container,
+    catalogue: &Arc<Catalogue>,
     chosen: &[&Known],
-    images: &BTreeMap<BackupId, Made>,
     wrong: &[Wrong],
     report: &mut Report,
 ) -> Result<()> {
-    if wrong.is_empty() {
-        return Ok(());
-    }
+    let hurt: BTreeSet<BackupId> = wrong.iter().map(|wrong| wrong.layer).collect();
     for known in chosen.iter().filter(|known| known.image.is_some()) {
-        let Some(image) = images.get(&known.record.id) else { continue };
-        for wrong in wrong {
+        let chain = chain_of(catalogue, known.record.id);
+        if chain.is_disjoint(&hurt) {
+            continue;
+        }
+        let Some(image) = container.made(catalogue, known.record.id) else { continue };
+        for wrong in wrong.iter().filter(|wrong| chain.contains(&wrong.layer)) {
             let ranges = match wrong.own.is_none() {
                 // Nothing can be told of a backup that does not open, but that it does not.
                 true if wrong.layer == known.record.id => vec![wrong.range.clone()],

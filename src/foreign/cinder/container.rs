@@ -92,9 +92,12 @@ impl Container {
         };
         let (mut drafts, mut unknown) = (Vec::with_capacity(found.len()), Vec::new());
         for found in found.into_values() {
-            match known.remove(&found.path).filter(|draft| same_documents(&draft.found, &found)) {
+            match known
+                .remove(&found.path)
+                .filter(|draft| !draft.is_stale() && same_documents(&draft.found, &found))
+            {
                 Some(draft) if draft.found == found => drafts.push(draft),
-                Some(draft) => drafts.push(Arc::new(Draft { found, says: draft.says.clone() })),
+                Some(draft) => drafts.push(Arc::new(Draft { found, ..Draft::clone(&draft) })),
                 None => unknown.push(found),
             }
         }
@@ -105,7 +108,8 @@ impl Container {
         drafts.extend(self.read(unknown).await?);
         drafts.sort_by(|a, b| a.found.path.cmp(&b.found.path));
         if changed {
-            index::keep(&self.cache, &drafts.iter().map(|draft| &**draft).collect::<Vec<_>>());
+            let kept = drafts.iter().map(|draft| &**draft).filter(|draft| draft.shut.is_none());
+            index::keep(&self.cache, &kept.collect::<Vec<_>>());
         }
         let by_path = drafts.iter().map(|draft| (draft.found.path.clone(), Arc::clone(draft))).collect();
         let catalogue = Arc::new(Catalogue::new(drafts, self.engine.home()));
@@ -200,7 +204,7 @@ impl Library for Container {
         })
     }
 
-    fn open(&self, backup: BackupId, root: &Root, len: u64) -> Image {
+    fn open(&self, _home: RepositoryId, backup: BackupId, root: &Root, len: u64) -> Image {
         let catalogue = self.state().catalogue.clone().unwrap_or_default();
         let made = self.image(catalogue, backup, root.id, len, root.chunk_size.into());
         Image::of(Arc::clone(&self.engine), Arc::new(made))

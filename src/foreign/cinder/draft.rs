@@ -5,18 +5,25 @@ use super::document::metadata::Metadata;
 use super::document::names::Prefix;
 use super::document::{Uuid, limits, names};
 use super::scan::{Found, Seen};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::seal::digest;
 use crate::store::{AnyStore, Name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 /// One prefix, and what its documents say, or why they say nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Draft {
     pub(super) found: Found,
     pub(super) says: Result<Facts, String>,
+    /// Since when they could not be read, where that says nothing of them: it is kept by nobody, and tried again.
+    #[serde(skip)]
+    pub(super) shut: Option<Instant>,
 }
+
+/// How long documents that could not be read are left alone.
+const SHUT_FOR: Duration = Duration::from_secs(60);
 
 /// What the documents say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,12 +54,24 @@ pub(super) struct Facts {
 
 /// Reads the documents. What is wrong with them is part of the answer; only a store that can't be asked is an error.
 pub(super) async fn read(store: &AnyStore, found: &Found) -> Result<Draft> {
-    let says = match facts(store, found).await {
-        Ok(facts) => Ok(facts),
+    let (says, shut) = match facts(store, found).await {
+        Ok(facts) => (Ok(facts), None),
         Err(error) if error.kind().may_pass() => return Err(error),
-        Err(error) => Err(error.to_string()),
+        Err(error) => (Err(error.to_string()), (!is_of_documents(&error)).then(Instant::now)),
     };
-    Ok(Draft { found: found.clone(), says })
+    Ok(Draft { found: found.clone(), says, shut })
+}
+
+/// Whether an error is one of the documents themselves, and not of the right to read them.
+fn is_of_documents(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Unsupported | Kind::Missing)
+}
+
+impl Draft {
+    /// Whether what is known of these documents is to be read again.
+    pub(super) fn is_stale(&self) -> bool {
+        self.shut.is_some_and(|since| since.elapsed() >= SHUT_FOR)
+    }
 }
 
 async fn facts(store: &AnyStore, found: &Found) -> Result<Facts> {
@@ -60,7 +79,7 @@ async fn facts(store: &AnyStore, found: &Found) -> Result<Facts> {
     let prefix = match &metadata.prefix {
         Some(told) => Prefix::told(&found.path, told).ok_or_else(|| {
             let words = format!("{}: its objects are called by another prefix ({told:?})", found.path);
-            Error::new(crate::error::Kind::Corrupt, words)
+            Error::new(Kind::Corrupt, words)
         })?,
         None => Prefix::parse(&found.path),
     };
@@ -111,8 +130,8 @@ async fn digests(
     let name = Name::foreign(&names::hashes(&found.path))?;
     let opened = match Opened::open(store, &name, len).await {
         Ok(opened) => opened,
-        Err(error) if error.kind().may_pass() => return Err(error),
-        Err(error) => return Ok(Err(format!("read {name}: {error}"))),
+        Err(error) if is_of_documents(&error) => return Ok(Err(format!("read {name}: {error}"))),
+        Err(error) => return Err(error),
     };
     let head = opened.head();
     if head.backup_id != metadata.backup_id {

@@ -105,7 +105,15 @@ impl Layers {
     /// The digests of an object's pieces: found out by reading all of it, once, and holding it to the one digest that it has.
     pub(super) fn proof(&self, object: &Object, extent: &Extent) -> Result<Arc<[Block]>> {
         let cell = Arc::clone(locked(&self.proofs).get_or_insert(object.number(), Proof::default));
-        cell.get_or_init(|| self.prove(object, extent)).clone()
+        let proof = cell.get_or_init(|| self.prove(object, extent)).clone();
+        if proof.as_ref().is_err_and(|error| error.kind() != Kind::Corrupt) {
+            // It says nothing of the object: who comes next asks again.
+            let mut proofs = locked(&self.proofs);
+            if proofs.peek(&object.number()).is_some_and(|known| Arc::ptr_eq(known, &cell)) {
+                drop(proofs.pop(&object.number()));
+            }
+        }
+        proof
     }
 
     fn prove(&self, object: &Object, extent: &Extent) -> Result<Arc<[Block]>> {

@@ -13,7 +13,8 @@ use crate::image::bulk::{Ordered, stream_in_order};
 use crate::image::{Image, Library, compare};
 use crate::progress::{Cancel, Progress};
 use crate::seal::digest;
-use crate::store::{MemStore, Name, ReadOnly, Store};
+use crate::store::fault::{Harm, When};
+use crate::store::{AnyStore, Fault, MemStore, Name, ReadOnly, Store, Verb};
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 use std::ops::Range;
@@ -207,7 +208,7 @@ fn image(container: &Container, id: u8) -> Image {
     else {
         panic!("no image")
     };
-    container.open(record.id, &root, size)
+    container.open(record.repository, record.id, &root, size)
 }
 
 /// All of an image, as it is streamed.
@@ -257,6 +258,43 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 /// A change of an image: what is written where, or zeroed.
 fn change() -> impl Strategy<Value = (usize, usize, Option<u64>)> {
     (0usize..200_000, 1usize..60_000, prop::option::of(any::<u64>()))
+}
+
+/// A container that is reached through a store that misbehaves.
+fn through(bench: &Bench, fault: &Arc<Fault>) -> Arc<Container> {
+    let store = Arc::new(ReadOnly::new(Arc::clone(fault) as AnyStore));
+    Container::open(store, bench.cache.path(), runtime().handle().clone(), 64 << 20).unwrap()
+}
+
+#[test]
+fn documents_that_may_not_be_read_are_no_damage_for_good() {
+    let layer = Layer::full(1, (0..5000u32).map(|at| (at / 7) as u8).collect(), 1024);
+    for document in [names::metadata(&layer.path()), names::hashes(&layer.path())] {
+        let bench = Bench::with(std::slice::from_ref(&layer));
+        let fault = Arc::new(Fault::new(bench.store.clone(), 1));
+        for verb in [Verb::Get, Verb::GetWhole] {
+            fault.plan_under(verb, &document, When::From(1), Harm::Fails(Kind::Denied));
+        }
+        assert!(record(&through(&bench, &fault), 1).items.is_empty(), "{document}");
+        fault.behave();
+        assert!(streamed(&image(&through(&bench, &fault), 1)).unwrap() == layer.image, "{document}");
+    }
+}
+
+#[test]
+fn an_object_that_could_not_be_proven_for_want_of_the_store_is_proven_later() {
+    let layer = Layer { has_hashes: false, ..Layer::full(1, vec![5; 5000], 1024) };
+    let bench = Bench::with(std::slice::from_ref(&layer));
+    let fault = Arc::new(Fault::new(bench.store.clone(), 1));
+    let container = through(&bench, &fault);
+    let image = image(&container, 1);
+    let object = names::data(&layer.path(), layer.metadata().objects[0].number);
+    for verb in [Verb::Get, Verb::GetWhole] {
+        fault.plan_under(verb, &object, When::From(1), Harm::Fails(Kind::Unreachable));
+    }
+    assert_eq!(streamed(&image).unwrap_err().kind(), Kind::Unreachable);
+    fault.behave();
+    assert!(streamed(&image).unwrap() == layer.image);
 }
 
 proptest! {

@@ -32,7 +32,11 @@ fn draft(facts: Facts) -> Arc<Draft> {
     let stamp = Some(Stamp { len: 1, age: 1 });
     let path = format!("{}/{}", facts.id(), facts.prefix);
     let data = facts.named;
-    Arc::new(Draft { found: Found { path, metadata: stamp, hashes: stamp, data }, says: Ok(facts) })
+    Arc::new(Draft {
+        found: Found { path, metadata: stamp, hashes: stamp, data },
+        says: Ok(facts),
+        shut: None,
+    })
 }
 
 fn catalogue(all: impl IntoIterator<Item = Facts>) -> Catalogue {
@@ -136,7 +140,7 @@ fn what_was_not_finished_is_listed_by_what_its_names_tell() {
     let id = "12d0b1fc-9f7f-523d-a916-e42336c52cdc";
     let path = format!("c/volume_bb2ebea6-c926-5134-be54-6bc123212ee7_20260105050000_backup_{id}");
     let found = Found { path, ..Found::default() };
-    let all = Catalogue::new(vec![Arc::new(Draft { found, says: Err("no index".into()) })], HOME);
+    let all = Catalogue::new(vec![Arc::new(Draft { found, says: Err("no index".into()), shut: None })], HOME);
     let record = &all.backups[0].record;
     assert_eq!(
         (record.id, record.name.as_str()),

@@ -77,7 +77,7 @@ impl Image {
         let (mut at, mut buffer) = (extent.offset, Vec::new());
         while at < extent.end() {
             cancel.check()?;
-            let end = ((at + SPAN) / block * block).max(at + 1).min(extent.end());
+            let end = step_end(at, block).min(extent.end());
             buffer.resize((end - at) as usize, 0);
             let range = at..end;
             found.extend(self.check_run(digests, &object, extent.offset, &range, &mut buffer)?);
@@ -170,5 +170,30 @@ fn wrong(judged: Result<()>, range: &Range<u64>) -> Result<Option<Wrong>> {
         Ok(()) => Ok(None),
         Err(error) if error.kind() == Kind::Corrupt => Ok(Some((range.clone(), error.to_string()))),
         Err(error) => Err(error),
+    }
+}
+
+/// How far is read at once from `at` on: to the end of a block, and at least of one.
+fn step_end(at: u64, block: u64) -> u64 {
+    (at + SPAN.max(block)) / block * block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_is_read_whole_however_long_blocks_are() {
+        for block in [1, 4096, 1 << 20, SPAN, 2 * SPAN, 3 * SPAN + 1, 16 << 20] {
+            for first in [0, 1, block - 1, 5 * block] {
+                let (mut at, mut whole) = (first, first.div_ceil(block));
+                for _ in 0..20 {
+                    let end = step_end(at, block);
+                    assert!(end > at && end.is_multiple_of(block) && end - at <= SPAN.max(block));
+                    assert!(at <= whole * block, "block {whole} of {block} bytes is in no step");
+                    (at, whole) = (end, end / block);
+                }
+            }
+        }
     }
 }
