@@ -385,6 +385,7 @@ async fn hear_signals(cancel: Cancel, ends_itself: Arc<AtomicBool>) {
     for times in 0.. {
         let _which = next_of(&mut signals).await;
         cancel.stop();
+        password::give_up();
         if times > 0 && !ends_itself.load(Ordering::Relaxed) {
             std::process::exit(130);
         }

@@ -36,7 +36,11 @@ pub(super) fn run(context: &Context, args: &Key) -> Result<u8> {
         }
         KeyVerb::Remove { id } => {
             let open_before = runtime.block_on(repository.is_open_to_all())?;
-            let id = runtime.block_on(repository.remove_key(id))?;
+            let mut ask = || {
+                context.say("a key slot that stays has to be seen to open first");
+                password::ask("A password that stays")
+            };
+            let id = runtime.block_on(repository.remove_key(id, &mut ask))?;
             context.print(|| json!({ "id": id }), || format!("removed key slot {id}\n"))?;
             if open_before {
                 context.say("whoever copied the repository while its key lay open can read it still");

@@ -18,6 +18,7 @@ use crate::seal::{Ask, Keys, MasterKey, Password, add_slot, open_slot};
 use crate::store::{AnyStore, list_all};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// An open repository.
 pub struct Repository {
@@ -32,6 +33,8 @@ pub struct Repository {
     pub(super) index: tokio::sync::OnceCell<Arc<Segments>>,
     pub(super) homes: Homes,
     pub(super) master: MasterKey,
+    /// The slot that it was opened by.
+    opened_by: Option<ObjectId>,
 }
 
 /// What `init` is told.
@@ -109,11 +112,12 @@ impl Repository {
         })?;
         let slots = slots?;
         let fits = |keys: &Keys| keys.config_holds(&config.authenticated(), &mac);
-        let (master, keys) =
+        let (slot, master, keys) =
             unlock(config.repository, &slots, way, &fits).context(|| format!("open {place}"))?;
         let keys = Arc::new(keys);
         let cache = cache.join(config.repository.to_string());
-        Ok(Repository::of_parts(store, keys, config, cache, master))
+        let opened_by = Some(slot);
+        Ok(Repository { opened_by, ..Repository::of_parts(store, keys, config, cache, master) })
     }
 
     /// A repository of which all this is known.
@@ -125,7 +129,7 @@ impl Repository {
         master: MasterKey,
     ) -> Repository {
         let (index, homes) = Default::default();
-        Repository { store, keys, config, cache, index, homes, master }
+        Repository { store, keys, config, cache, index, homes, master, opened_by: None }
     }
 
     /// Whether the repository in a store opens with a password only.
@@ -153,20 +157,33 @@ impl Repository {
     }
 
     fn slot_line(&self, id: ObjectId, slot: Result<Slot>) -> Option<SlotLine> {
-        let id = id.to_string();
         match slot {
-            Err(error) => {
-                Some(SlotLine { id, lock: "unreadable", created: None, damage: Some(error.to_string()) })
-            }
+            Err(error) => Some(SlotLine {
+                id: id.to_string(),
+                lock: "unreadable",
+                created: None,
+                damage: Some(error.to_string()),
+            }),
             Ok(slot) if slot.repository != self.id() => None,
             Ok(slot) => {
                 let lock = match slot.lock {
                     Lock::Open { .. } => "open",
                     Lock::Password { .. } => "password",
                 };
-                Some(SlotLine { id, lock, created: Some(slot.created), damage: None })
+                let damage = self.damage_of(&slot).map(|error| error.to_string());
+                Some(SlotLine { id: id.to_string(), lock, created: Some(slot.created), damage })
             }
         }
+    }
+
+    /// What is wrong with a slot, as far as that can be told without a password.
+    fn damage_of(&self, slot: &Slot) -> Option<Error> {
+        let open = match slot.lock.password().and_then(|_| slot.lock.open_key()) {
+            Ok(open) => Zeroizing::new(open?),
+            Err(damage) => return Some(damage.into()),
+        };
+        let is_other = open.as_slice() != self.master.expose();
+        is_other.then(|| Error::new(Kind::Corrupt, "its key is not the repository's"))
     }
 
     /// Adds a slot for `password`.
@@ -181,25 +198,46 @@ impl Repository {
         Ok(id)
     }
 
-    /// Removes a slot, if another one that can be opened stays.
-    pub async fn remove_key(&self, prefix: &str) -> Result<ObjectId> {
+    /// Removes a slot, if another one stays that was seen to open: the one that this was opened by, an open one, or one that opens with the
+    /// password that is asked for.
+    pub async fn remove_key(&self, prefix: &str, ask: Ask<'_>) -> Result<ObjectId> {
         let slots = self.key_slots().await?;
         let named: Vec<_> = slots.iter().filter(|slot| slot.id.starts_with(prefix)).collect();
         let [slot] = named.as_slice() else {
             let words = format!("{} key slots begin with {prefix:?}", named.len());
             return Err(Error::new(Kind::Usage, words).hint("afterimage key list shows them"));
         };
-        let others = slots.iter().filter(|other| other.damage.is_none() && other.id != slot.id);
-        if others.count() == 0 {
+        let others: Vec<_> =
+            slots.iter().filter(|other| other.damage.is_none() && other.id != slot.id).collect();
+        if others.is_empty() {
             return Err(Error::new(
                 Kind::Refused,
                 "remove the last key slot: nothing would open the repository",
             )
             .hint("add another one first: afterimage key add"));
         }
+        let is_proven = |other: &&&SlotLine| {
+            other.lock == "open" || self.opened_by.is_some_and(|opened_by| opened_by.to_string() == other.id)
+        };
         let id = ObjectId::parse(&slot.id)?;
+        if !others.iter().any(|other| is_proven(&other)) {
+            self.prove_another(id, &ask()?).await?;
+        }
         self.store.delete(&names::slot(id)?).await?;
         Ok(id)
+    }
+}
+
+impl Repository {
+    /// Whether a slot but this one opens with a password.
+    async fn prove_another(&self, but: ObjectId, password: &Password) -> Result<()> {
+        let mut slots = read_slots(&self.store).await?;
+        slots.retain(|(id, _)| *id != but);
+        let fits = |keys: &Keys| keys.data_id(b"") == self.keys.data_id(b"");
+        unlock(self.id(), &slots, Way::Only(password), &fits).map(drop).map_err(|_| {
+            Error::new(Kind::Denied, "no other key slot opens with this password: nothing was removed")
+                .hint("afterimage key add makes one that does")
+        })
     }
 }
 
@@ -237,7 +275,7 @@ fn unlock(
     slots: &[(ObjectId, Result<Slot>)],
     way: Way<'_>,
     fits: &dyn Fn(&Keys) -> bool,
-) -> Result<(MasterKey, Keys)> {
+) -> Result<(ObjectId, MasterKey, Keys)> {
     let ours: Vec<(ObjectId, &Slot)> = slots
         .iter()
         .filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?)))
@@ -256,7 +294,7 @@ fn unlock(
             let keys = Keys::new(repository, &master);
             let fit = fits(&keys);
             misfits |= !fit;
-            fit.then_some((master, keys))
+            fit.then_some((*id, master, keys))
         })
     };
     let opened = match way {

@@ -99,6 +99,43 @@ fn slots_are_added_listed_and_removed_but_never_the_last() {
 }
 
 #[test]
+fn a_slot_is_removed_only_where_another_one_was_seen_to_open() {
+    let sand = Sandbox::new();
+    let _ = sand.done(&["init"]);
+    let password = file(&sand, "password", SECRET.as_bytes());
+    let _ = sand.done(&["key", "add", "--new-password-file", &password]);
+    let listed = sand.done(&["--json", "key", "list"]).json();
+    let of_lock = |lock: &str| {
+        let mut slots = listed.as_array().expect("slots").iter();
+        slots.find(|slot| slot["lock"] == lock).expect("one of each")["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    };
+    let (open, locked) = (of_lock("open"), of_lock("password"));
+    // Nobody has shown a password, and there is no terminal to ask on.
+    let _ = sand.ends(1, &["key", "remove", &open]).saying("password");
+    let flip = |slot: &mut Vec<u8>| {
+        let mut json: serde_json::Value = serde_json::from_slice(slot).expect("a slot is JSON");
+        let wrapped = json["wrapped"].as_str().expect("text").to_owned();
+        let other = if wrapped.starts_with('0') { "1" } else { "0" };
+        json["wrapped"] = json!(format!("{other}{}", &wrapped[1..]));
+        *slot = json.to_string().into_bytes();
+    };
+    let name = format!("keys/{locked}");
+    let mut whole = Vec::new();
+    sand.change(&name, |slot| {
+        whole.clone_from(slot);
+        flip(slot);
+    });
+    let _ = sand.ends(1, &["--password-file", &password, "key", "remove", &open]);
+    sand.change(&name, |slot| slot.clone_from(&whole));
+    let _ = sand.done(&["--password-file", &password, "key", "remove", &open]);
+    let _ = sand.ends(1, &["list"]).saying("password");
+    assert_eq!(slots(&sand, &password), [locked]);
+}
+
+#[test]
 fn x3_a_slot_that_asks_for_more_than_bounds_allow_is_refused_at_once() {
     let (sand, password) = locked();
     let slot = sand.objects().into_iter().find(|path| path.starts_with("keys")).expect("a slot");
