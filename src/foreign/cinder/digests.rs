@@ -94,6 +94,11 @@ impl Digests {
         Ok(Digests { store, name, opened, pages, id, size, zeros })
     }
 
+    /// Whether there is one of just this block: as long, and as many bytes of an image.
+    pub(super) fn speaks_of(&self, number: u64, block: u64, range: &Range<u64>) -> bool {
+        self.block() == block && self.size.min((number + 1) * block) == range.end
+    }
+
     /// How many bytes each speaks for.
     pub(super) fn block(&self) -> u64 {
         self.opened.head().block

@@ -282,6 +282,39 @@ fn documents_that_may_not_be_read_are_no_damage_for_good() {
 }
 
 #[test]
+fn a_digest_of_what_a_backup_has_from_an_earlier_one_is_checked_and_blames_that_backup_alone() {
+    let mut bytes: Vec<u8> = (0..20_000u32).map(|at| (at / 7) as u8).collect();
+    bytes[8192..12_288].fill(0);
+    let full = Layer::full(1, bytes.clone(), 4096);
+    bytes[2048..3072].fill(9);
+    let second = Layer::on(&full, 2, bytes.clone(), 4096);
+    bytes[5120..6144].fill(8);
+    let third = Layer::on(&second, 3, bytes, 4096);
+    let everything = Options { read_percent: 100.0, only: Vec::new() };
+    for block in [0usize, 9, 19] {
+        let bench = Bench::with(&[full.clone(), second.clone(), third.clone()]);
+        let found = |bench: &Bench| {
+            check(&bench.open(), &everything, &Progress::default(), &Cancel::default()).unwrap().findings
+        };
+        assert_eq!(found(&bench), []);
+        let digest: String = digest::of(second.image.chunks(1024).nth(block).unwrap())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        bench.change(&names::hashes(&second.path()), |document| {
+            let text = String::from_utf8(document.clone()).unwrap();
+            let first = if digest.starts_with('0') { "1" } else { "0" };
+            let number = text.match_indices(&digest).map(|(at, _)| at).nth(usize::from(block == 9)).unwrap();
+            document[number] = first.as_bytes()[0];
+        });
+        let found = found(&bench);
+        let [finding] = found.as_slice() else { panic!("{block}: {found:?}") };
+        assert_eq!(finding.backup, BackupId([2; 16]), "{block}");
+        assert_eq!(finding.range.start / 1024, block as u64, "{finding:?}");
+    }
+}
+
+#[test]
 fn an_object_that_could_not_be_proven_for_want_of_the_store_is_proven_later() {
     let layer = Layer { has_hashes: false, ..Layer::full(1, vec![5; 5000], 1024) };
     let bench = Bench::with(std::slice::from_ref(&layer));

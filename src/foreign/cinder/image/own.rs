@@ -1,17 +1,24 @@
 //! What a check asks of an image: each of the backup's own objects, held to the backup's own digests, and what of an image lies in an object.
 
-use super::{Image, touching};
+use super::{Image, digests_of, touching};
 use crate::error::{Kind, Result};
 use crate::foreign::cinder::chain::Piece;
-use crate::foreign::cinder::digests::Digests;
+use crate::foreign::cinder::digests::{Digests, Opened};
 use crate::foreign::cinder::document::metadata::Object as Extent;
 use crate::foreign::cinder::document::names;
 use crate::foreign::cinder::layers::Layer;
 use crate::foreign::cinder::stored::{Object, SPAN};
+use crate::format::BackupId;
 use crate::progress::{Cancel, Progress};
 use crate::seal::digest;
+use crate::store::Name;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// So many digests are looked at in one go.
+const BLOCKS_AT_ONCE: u64 = 2048;
 
 /// Bytes of the image that are not what they were, and why.
 pub(in crate::foreign::cinder) type Wrong = (Range<u64>, String);
@@ -88,14 +95,79 @@ impl Image {
             let last = extent.end().saturating_sub(block).max(extent.offset)..extent.end();
             found.extend(wrong(object.ends_as_it_should(&self.layers.yard), &last)?);
         }
-        found.dedup_by(|next, before| {
-            let same = before.0.end == next.0.start && before.1 == next.1;
-            if same {
-                before.0.end = next.0.end;
-            }
-            same
-        });
+        join(&mut found);
         Ok(found)
+    }
+
+    /// What is wrong with the digests of what is not in its own objects: those of what an earlier backup wrote have to be that one's, whose
+    /// bytes are held to them; those of what nobody wrote have to be of zeros. Of a block that two wrote parts of, nothing is told.
+    pub(in crate::foreign::cinder) fn check_inherited(&self, cancel: &Cancel) -> Result<Vec<Wrong>> {
+        let open = self.opened_here()?;
+        let Some(digests) = &open.digests else { return Ok(Vec::new()) };
+        let (block, runtime) = (digests.block(), &self.layers.runtime);
+        let (count, mut at, mut all) = (self.len.div_ceil(block), 0, Vec::new());
+        let mut earlier = BTreeMap::new();
+        while at < count {
+            cancel.check()?;
+            let blocks = at..count.min(at + BLOCKS_AT_ONCE);
+            at = blocks.end;
+            let found = match runtime.block_on(digests.get(blocks.clone())) {
+                Ok(found) => found,
+                Err(error) => {
+                    all.extend(wrong(Err(error), &(blocks.start * block..self.len.min(blocks.end * block)))?);
+                    continue;
+                }
+            };
+            for (number, digest) in blocks.zip(&found) {
+                let range = number * block..self.len.min((number + 1) * block);
+                let mut pieces = touching(&open.pieces, &range);
+                let is_right = match (pieces.next(), pieces.next()) {
+                    (None, _) => digests.is_zero(number, digest),
+                    (Some(piece), None) if piece.layer > 0 && covers(piece, &range) => {
+                        let theirs = match earlier.entry(piece.layer) {
+                            Entry::Occupied(known) => known.into_mut(),
+                            Entry::Vacant(free) => {
+                                free.insert(runtime.block_on(self.earlier_digests(piece.layer))?)
+                            }
+                        };
+                        let theirs = theirs.as_ref().filter(|theirs| theirs.speaks_of(number, block, &range));
+                        match theirs.map(|theirs| runtime.block_on(theirs.get(number..number + 1))) {
+                            // It is wrong itself, and blamed for that.
+                            Some(Err(error)) if error.kind() == Kind::Corrupt => true,
+                            theirs => theirs.transpose()?.is_none_or(|theirs| theirs.first() == Some(digest)),
+                        }
+                    }
+                    _ => true,
+                };
+                if !is_right {
+                    all.push((range.clone(), "its digest is not that of what is there".to_owned()));
+                }
+            }
+        }
+        join(&mut all);
+        Ok(all)
+    }
+
+    /// The digests of a backup that this one rests on, so many before it; nothing, where there are none.
+    async fn earlier_digests(&self, layer: u32) -> Result<Option<Digests>> {
+        let mut id = self.backup;
+        for _ in 0..layer {
+            let parent = self.catalogue.get(id).and_then(|known| known.image?.parent);
+            let Some(parent) = parent else { return Ok(None) };
+            id = BackupId::from(parent);
+        }
+        let Some(known) = self.catalogue.get(id) else { return Ok(None) };
+        let (Some(image), Some((path, len))) = (known.image, digests_of(&known.draft)) else {
+            return Ok(None);
+        };
+        let name = Name::foreign(&names::hashes(path))?;
+        let place = (self.layers.store.clone(), name.clone());
+        let opened = match Opened::open(&self.layers.store, &name, len).await {
+            // It is blamed for that itself.
+            Err(error) if error.kind() == Kind::Corrupt => return Ok(None),
+            opened => opened?,
+        };
+        Ok(Digests::new(place, opened, Arc::clone(&self.pages), image.id, image.size).ok())
     }
 
     /// Reads a part of an own object, and holds the blocks that lie in it to their digests.
@@ -162,6 +234,21 @@ impl Image {
         let cut = |piece: &Piece| piece.start.max(range.start)..piece.end.min(range.end);
         Ok(touching(&open.pieces, range).filter(is_it).map(cut).collect())
     }
+}
+
+fn covers(piece: &Piece, range: &Range<u64>) -> bool {
+    piece.start <= range.start && piece.end >= range.end
+}
+
+/// Neighbours with one reason as one.
+fn join(found: &mut Vec<Wrong>) {
+    found.dedup_by(|next, before| {
+        let same = before.0.end == next.0.start && before.1 == next.1;
+        if same {
+            before.0.end = next.0.end;
+        }
+        same
+    });
 }
 
 /// What was found wrong, if that is what an error says.
