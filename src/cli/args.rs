@@ -181,7 +181,7 @@ pub(super) enum KeyVerb {
     },
     /// List the key slots
     List,
-    /// Remove a key slot
+    /// Remove a key slot, where another one was seen to open: by the password that was given, or by one that is asked for
     Remove {
         /// The slot, or the beginning of its id
         id: String,

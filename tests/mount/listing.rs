@@ -117,6 +117,15 @@ fn f8_backups_of_one_second_are_listed_each_once_however_they_are_read() {
         assert_eq!(listed.iter().collect::<std::collections::BTreeSet<_>>().len(), 61);
         let long = tool("ls", &["-l", dir.to_str().expect("text")]);
         assert_eq!(long.lines().count(), 62, "{long}");
+        let open = fs::File::open(&dir).expect("open");
+        let mut room = Vec::with_capacity(32 << 10);
+        let mut listed = rustix::fs::RawDir::new(&open, room.spare_capacity_mut());
+        let number_of = |path: &Path| fs::metadata(path).expect("stat").ino();
+        for (name, path) in [(".", &*dir), ("..", dir.parent().expect("one above"))] {
+            let entry = listed.next().expect("an entry").expect("list");
+            assert_eq!(entry.file_name().to_bytes(), name.as_bytes());
+            assert_eq!(entry.ino(), number_of(path), "{name}");
+        }
         let found = tool("find", &[mounted.at.to_str().expect("text"), "-name", "disk.img", "-size", "5c"]);
         assert_eq!(found.lines().count(), 60);
     });

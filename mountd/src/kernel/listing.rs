@@ -50,9 +50,9 @@ impl Sheet for fuser::ReplyDirectory {
 }
 
 impl Sheet for fuser::ReplyDirectoryPlus {
-    fn plain(&mut self, _: u64, offset: u64, kind: NodeKind, name: &OsStr) -> bool {
-        // The kernel lists an entry that claims to be the root, does not believe it, and forgets it again.
-        let attr = file_attr(&Attr::new(ROOT, kind, 0), ROOT);
+    fn plain(&mut self, ino: u64, offset: u64, kind: NodeKind, name: &OsStr) -> bool {
+        // The kernel lists an entry that claims to be the root, with the inode that it is given, does not believe it, and forgets it again.
+        let attr = file_attr(&Attr::new(ino, kind, 0), ino);
         self.add(INodeNo(ROOT), offset, name, &Duration::ZERO, &attr, GENERATION)
     }
 

@@ -548,7 +548,10 @@ impl<T: Tree> Filesystem for Daemon<T> {
 
     fn listxattr(&self, request: &fuser::Request, number: INodeNo, room: u32, reply: fuser::ReplyXattr) {
         let ask = |shared: &Arc<Shared<T>>, known: Known<T::Node>| shared.tree.xattrs(&known.node);
-        self.about(Op::Xattr, request, number, reply, ask, move |_, reply, names| {
+        // As on other file systems, only root sees that there are any of these; the kernel lets nobody else read them.
+        let is_root = request.uid() == 0;
+        self.about(Op::Xattr, request, number, reply, ask, move |_, reply, mut names| {
+            names.retain(|name| is_root || !name.as_encoded_bytes().starts_with(b"trusted."));
             send_xattr(reply, &attr::name_list(&names), room)
         });
     }
