@@ -675,7 +675,7 @@ pub(super) struct Check {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Returns when the mount is ready. Backups made meanwhile appear by themselves. Mounts are read-only; others than you get in only
-with --allow-other, which lets them read everything. As an ordinary user it takes fusermount3 (Debian: apt install fuse3).
+with --allow-other: they read images, and of shares what modes let them. As an ordinary user it takes fusermount3 (Debian: apt install fuse3).
 
   MOUNTPOINT/volumes/NAME/TIME/disk.img      the volume
   MOUNTPOINT/volumes/NAME/TIME/backup.json   its record
