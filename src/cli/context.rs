@@ -29,6 +29,8 @@ use tokio::runtime::{Handle, Runtime};
 const QUICK: Duration = Duration::from_secs(1);
 /// No writer takes so long over one object.
 const UNFINISHED_FOR: Duration = Duration::from_secs(48 * 3600);
+/// What has mounted or serves gets so long to end by itself, before a signal ends it: more than its clients and its mount are waited for.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// Linux's number of the signal that says that a file is as long as it may be.
 const SIGXFSZ: i32 = 25;
 const BAR: &str = "{msg} {wide_bar} {percent}% · {rate} · {left} left";
@@ -375,19 +377,23 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The first signal asks the work to stop, the second one ends the process, unless that ends itself.
+/// The first signal asks the work to stop, the second one ends the process; where that ends itself, only after it had some time to.
 async fn hear_signals(cancel: Cancel, ends_itself: Arc<AtomicBool>) {
     use tokio::signal::unix::{SignalKind, signal};
     let heard = stop_signals();
     // A write beyond the limit on file sizes shall be an error with words, not the end of the process: hearing the signal does that.
     let _beyond_limit = signal(SignalKind::from_raw(SIGXFSZ));
     let Ok(mut signals) = heard else { return };
-    for times in 0.. {
+    let mut first = None;
+    loop {
         let _which = next_of(&mut signals).await;
         cancel.stop();
         password::give_up();
-        if times > 0 && !ends_itself.load(Ordering::Relaxed) {
+        if first.is_some_and(|first: Instant| {
+            !ends_itself.load(Ordering::Relaxed) || first.elapsed() >= ENDS_WITHIN
+        }) {
             std::process::exit(130);
         }
+        let _when = first.get_or_insert_with(Instant::now);
     }
 }

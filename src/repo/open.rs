@@ -242,7 +242,7 @@ impl Repository {
 }
 
 async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
-    let mut slots = Vec::new();
+    let (mut slots, mut gone) = (Vec::new(), None);
     for listed in list_all(&**store, names::KEYS).await?.into_iter().take(limits::SLOTS_MAX) {
         let Some(id) = names::id_of(&listed.name) else { continue };
         let read = || async {
@@ -252,12 +252,15 @@ async fn read_slots(store: &AnyStore) -> Result<Vec<(ObjectId, Result<Slot>)>> {
         let slot = once_more(read).await.context(|| format!("read {}", listed.name));
         match slot {
             // Removed since it was listed, or long ago where listings lag.
-            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) if error.kind() == Kind::Missing => gone = Some(error),
             Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(error),
             slot => slots.push((id, slot)),
         }
     }
-    Ok(slots)
+    match gone {
+        Some(error) if slots.is_empty() => Err(error),
+        _ => Ok(slots),
+    }
 }
 
 /// How a repository may be opened.

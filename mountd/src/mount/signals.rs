@@ -7,10 +7,11 @@ use std::sync::OnceLock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Those that ask to end, and what they are called.
-const ENDING: [(i32, &str); 3] = [(15, "SIGTERM"), (2, "SIGINT"), (1, "SIGHUP")];
+const ENDING: [(i32, &str); 3] = [(15, "SIGTERM"), (2, "SIGINT"), (SIGHUP, "SIGHUP")];
+const SIGHUP: i32 = 1;
 
-/// Comes when the process is asked to end: SIGTERM, SIGINT or SIGHUP. From this call on they no longer end it by themselves. One that was
-/// ignored when the process began, as `nohup` has it, stays ignored.
+/// Comes when the process is asked to end: SIGTERM, SIGINT or SIGHUP. From this call on they no longer end it by themselves. A SIGHUP that was
+/// ignored when the process began stays ignored: that is `nohup`.
 ///
 /// Call it inside a tokio runtime, before telling anyone that the mount is ready.
 pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
@@ -21,14 +22,14 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The signals that ask to end, each with its name, but those that whoever started this process has it ignore.
+/// The signals that ask to end, each with its name; SIGHUP, unless whoever started this process has it ignored.
 pub fn stop_signals() -> io::Result<Vec<(Signal, &'static str)>> {
-    let ignored = ignored_at_start();
-    let heard = ENDING.into_iter().filter(|(number, _)| ignored & (1 << (number - 1)) == 0);
+    let stays_ignored = ignored_at_start() & (1 << (SIGHUP - 1)) != 0;
+    let heard = ENDING.into_iter().filter(|(number, _)| *number != SIGHUP || !stays_ignored);
     heard.map(|(number, name)| Ok((signal(SignalKind::from_raw(number))?, name))).collect()
 }
 
-/// Waits for the next of these; its name. Where all are ignored, for ever.
+/// Waits for the next of these; its name.
 pub async fn next_of(signals: &mut [(Signal, &'static str)]) -> &'static str {
     std::future::poll_fn(|context| {
         let came = signals

@@ -116,6 +116,7 @@ impl Serving {
         let warm = view.clone();
         // Who looks first finds the list on its way, or there.
         drop(context.runtime().spawn(async move { warm.look().await.map(drop) }));
+        context.cancel.check()?;
         let mount = mount(context, &args.mountpoint, args.allow_other, view, whole.clone())?;
         let control = listen(context, &mount, engine, whole)?;
         Ok(Serving { mount, control, stop })
@@ -229,7 +230,6 @@ pub(super) fn mount(
     options.forbidden = context.directory()?.into_iter().filter(|directory| directory.is_dir()).collect();
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let tree = Arc::new(Mounted { view, whole, uid, gid, others: allow_other });
-    context.cancel.check()?;
     context.ends_itself();
     Mount::start(tree, mountpoint, options).map_err(|error| of_mount_error(&error))
 }

@@ -1,7 +1,8 @@
 //! Check: is everything there that the backups of a container need, and, when asked for, is every byte what it was?
 //!
 //! Each backup's own objects are held to its own digests, so that an object is read once, however many backups rest on it. What is wrong with
-//! one is then said of every image that has something of it. The digests of what a backup has from earlier ones are held to theirs.
+//! one is then said of every image that has something of it. Where all is read, the
+//! digests of what a backup has from earlier ones are held to theirs.
 
 use super::catalogue::{Catalogue, Known};
 use super::container::Container;
@@ -92,7 +93,9 @@ pub fn check(
         cancel.check()?;
         let Some(image) = container.made(&catalogue, id) else { continue };
         wrong.extend(check_layer(id, &image, options, &mut report, progress, cancel)?);
-        if options.read_percent > 0.0 && wrong.iter().all(|wrong| wrong.layer != id || !wrong.own.is_none()) {
+        if options.read_percent >= 100.0
+            && wrong.iter().all(|wrong| wrong.layer != id || !wrong.own.is_none())
+        {
             let own = Own::default();
             let found = image.check_inherited(cancel)?.into_iter();
             wrong.extend(found.map(|(range, why)| Wrong { layer: id, own: own.clone(), range, why }));

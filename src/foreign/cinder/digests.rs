@@ -99,6 +99,11 @@ impl Digests {
         self.block() == block && self.size.min((number + 1) * block) == range.end
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.opened.count()
+    }
+
     /// How many bytes each speaks for.
     pub(super) fn block(&self) -> u64 {
         self.opened.head().block

@@ -312,6 +312,21 @@ fn a_digest_of_what_a_backup_has_from_an_earlier_one_is_checked_and_blames_that_
         assert_eq!(finding.backup, BackupId([2; 16]), "{block}");
         assert_eq!(finding.range.start / 1024, block as u64, "{finding:?}");
     }
+    // What the others are compared with is wrong: they are not, whatever becomes of the digest.
+    for other in [b'g', b'0', b'1'] {
+        let bench = Bench::with(&[full.clone(), second.clone(), third.clone()]);
+        let digest: String =
+            digest::of(&full.image[..1024]).iter().map(|byte| format!("{byte:02x}")).collect();
+        bench.change(&names::hashes(&full.path()), |document| {
+            let at = String::from_utf8(document.clone()).unwrap().find(&digest).unwrap();
+            document[at + 1] = other;
+        });
+        let found =
+            check(&bench.open(), &everything, &Progress::default(), &Cancel::default()).unwrap().findings;
+        let changed = !digest[1..].starts_with(char::from(other));
+        assert_eq!(found.iter().any(|finding| finding.backup == BackupId([1; 16])), changed, "{found:?}");
+        assert!(found.iter().all(|finding| !finding.why.contains("not that of what is there")), "{found:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a check asks of an image: each of the backup's own objects, held to the backup's own digests, and what of an image lies in an object.
 
-use super::{Image, digests_of, touching};
+use super::{Image, Open, digests_of, touching};
 use crate::error::{Kind, Result};
 use crate::foreign::cinder::chain::Piece;
 use crate::foreign::cinder::digests::{Digests, Opened};
@@ -100,7 +100,8 @@ impl Image {
     }
 
     /// What is wrong with the digests of what is not in its own objects: those of what an earlier backup wrote have to be that one's, whose
-    /// bytes are held to them; those of what nobody wrote have to be of zeros. Of a block that two wrote parts of, nothing is told.
+    /// bytes are held to them; those of what nobody wrote have to be of zeros. Where they are not, the bytes decide which of the two is wrong. Of a
+    /// block that several wrote parts of, nothing is told.
     pub(in crate::foreign::cinder) fn check_inherited(&self, cancel: &Cancel) -> Result<Vec<Wrong>> {
         let open = self.opened_here()?;
         let Some(digests) = &open.digests else { return Ok(Vec::new()) };
@@ -118,10 +119,14 @@ impl Image {
                     continue;
                 }
             };
-            for (number, digest) in blocks.zip(&found) {
+            let mut here = BTreeMap::new();
+            for (number, digest) in blocks.clone().zip(&found) {
                 let range = number * block..self.len.min((number + 1) * block);
-                let mut pieces = touching(&open.pieces, &range);
-                let is_right = match (pieces.next(), pieces.next()) {
+                let (first, second) = {
+                    let mut pieces = touching(&open.pieces, &range);
+                    (pieces.next(), pieces.next())
+                };
+                let is_right = match (first, second) {
                     (None, _) => digests.is_zero(number, digest),
                     (Some(piece), None) if piece.layer > 0 && covers(piece, &range) => {
                         let theirs = match earlier.entry(piece.layer) {
@@ -131,21 +136,43 @@ impl Image {
                             }
                         };
                         let theirs = theirs.as_ref().filter(|theirs| theirs.speaks_of(number, block, &range));
-                        match theirs.map(|theirs| runtime.block_on(theirs.get(number..number + 1))) {
-                            // It is wrong itself, and blamed for that.
-                            Some(Err(error)) if error.kind() == Kind::Corrupt => true,
-                            theirs => theirs.transpose()?.is_none_or(|theirs| theirs.first() == Some(digest)),
-                        }
+                        let run = match (here.entry(piece.layer), theirs) {
+                            (_, None) => None,
+                            (Entry::Occupied(known), Some(_)) => Some(known.into_mut()),
+                            (Entry::Vacant(free), Some(theirs)) => {
+                                let run = blocks.start..blocks.end.min(theirs.count());
+                                match runtime.block_on(theirs.get(run)) {
+                                    // It is blamed for that itself.
+                                    Err(error) if error.kind() == Kind::Corrupt => {
+                                        Some(free.insert(Vec::new()))
+                                    }
+                                    run => Some(free.insert(run?)),
+                                }
+                            }
+                        };
+                        let theirs = run.and_then(|run| run.get((number - blocks.start) as usize));
+                        theirs.is_none_or(|theirs| theirs == digest)
+                            || self.has_there(&open, &range, digest)?
                     }
                     _ => true,
                 };
                 if !is_right {
-                    all.push((range.clone(), "its digest is not that of what is there".to_owned()));
+                    all.push((range, "its digest is not that of what is there".to_owned()));
                 }
             }
+            join(&mut all);
         }
-        join(&mut all);
         Ok(all)
+    }
+
+    /// Whether the bytes of a block have this digest. Where they can't be read, somebody else is blamed.
+    fn has_there(&self, open: &Open, range: &Range<u64>, wanted: &digest::Block) -> Result<bool> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        match self.gather(open, range, &mut bytes, true) {
+            Ok(()) => Ok(digest::of(&bytes) == *wanted),
+            Err(error) if error.kind() == Kind::Corrupt => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// The digests of a backup that this one rests on, so many before it; nothing, where there are none.
