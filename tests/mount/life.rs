@@ -1,10 +1,12 @@
 //! Mounts come, go, die and are replaced; what is none of ours is left alone.
 
 use crate::common::images::{MIB, file, mixed};
-use crate::common::{Running, Sandbox};
+use crate::common::{Running, Sandbox, run};
 use crate::world::{Mounted, errno, eventually, mounts, run_tool, within};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -113,6 +115,41 @@ fn f4_a_second_signal_while_a_mount_ends_leaves_no_dead_one() {
         eventually("its process has ended", || !mounted.lives());
         assert!(!mounted.is_there());
         drop(open);
+    });
+}
+
+#[test]
+fn a_mountpoint_whose_name_is_no_text_breaks_nobodys_figures() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        let at = sand.root().join(OsStr::from_bytes(b"caf\xe9"));
+        fs::create_dir(&at).expect("make a directory");
+        let call = |verb: &str| {
+            let mut call = sand.command(&["--json", verb]);
+            let _ = call.arg(&at);
+            run(call, Duration::from_secs(30)).expect_code(0).json()
+        };
+        let _ = call("mount");
+        assert!(fs::read(at.join("volumes/web01/latest/disk.img")).expect("read") == bytes);
+        let all = sand.done(&["stats", "--json"]).json();
+        let is_it = |one: &Value| one["mountpoint"].as_str().is_some_and(|text| text.contains("caf"));
+        assert!(all.as_array().is_some_and(|all| all.iter().any(is_it)), "{all}");
+        assert_eq!(call("umount")["ended"], "cleanly");
+    });
+}
+
+#[test]
+fn f4_a_mount_that_nohup_has_made_outlives_the_hangup_and_no_other_signal() {
+    within(60, |sand| {
+        let bytes = with_a_backup(sand);
+        let mounted = Mounted::by_nohup(sand);
+        mounted.kill("HUP");
+        // Who hears it is told of it before of the next one.
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(fs::read(mounted.image("web01")).expect("read") == bytes && mounted.lives());
+        mounted.kill("TERM");
+        eventually("its process has ended", || !mounted.lives());
+        assert!(!mounted.is_there());
     });
 }
 

@@ -79,7 +79,23 @@ impl<'a> Mounted<'a> {
         let _there = std::fs::create_dir(&at);
         let mut args = vec!["--json", "mount", name];
         args.extend(flags);
-        let said = sand.done(&args).json();
+        Mounted::by(sand, at, sand.command(&args))
+    }
+
+    /// At `mnt`, by a call that `nohup` makes.
+    pub(crate) fn by_nohup(sand: &'a Sandbox) -> Mounted<'a> {
+        let at = sand.root().join("mnt");
+        std::fs::create_dir(&at).expect("make a directory");
+        let call = sand.command(&["--json", "mount", "mnt"]);
+        let mut command = Command::new("nohup");
+        let _ = command.arg(call.get_program()).args(call.get_args()).stdin(Stdio::null()).env_clear();
+        let _ = command.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let _ = command.current_dir(sand.root());
+        Mounted::by(sand, at, command)
+    }
+
+    fn by(sand: &'a Sandbox, at: PathBuf, command: Command) -> Mounted<'a> {
+        let said = run(command, Duration::from_secs(60)).expect_code(0).json();
         assert_eq!(said["mountpoint"].as_str().map(Path::new), Some(at.as_path()), "{said}");
         let pid = said["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id");
         Mounted { sand, at, pid }
