@@ -58,7 +58,8 @@ impl Context {
         Ok(Context { global, cancel, ends_itself, runtime: Box::leak(Box::new(runtime)) })
     }
 
-    /// From here on signals end the process in the verb's own way and in no other: what it has mounted or serves would be left dead.
+    /// From here on a second signal waits for the verb to end in its own way, and for no longer than [`ENDS_WITHIN`]: what it has mounted or serves
+    /// would be left dead.
     pub(super) fn ends_itself(&self) {
         self.ends_itself.store(true, Ordering::Relaxed);
     }

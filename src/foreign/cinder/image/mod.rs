@@ -88,16 +88,20 @@ impl Image {
         }
         let objects: Vec<_> = layers.iter().map(|layer| layer.objects.as_slice()).collect();
         let pieces = resolve(&objects, self.len);
-        let digests = match drafts.first().and_then(|draft| digests_of(draft)) {
+        let digests = match drafts.first() {
             None => None,
-            Some((path, len)) => {
-                let name = Name::foreign(&names::hashes(path))?;
-                let opened = Opened::open(&self.layers.store, &name, len).await?;
-                let place = (self.layers.store.clone(), name);
-                Some(Digests::new(place, opened, Arc::clone(&self.pages), self.id, self.len)?)
-            }
+            Some(draft) => self.digests_in(draft, self.id, self.len).await?,
         };
         Ok(Arc::new(Open { pieces, layers, ids, digests }))
+    }
+
+    /// The digests that a backup of the chain has, if it has some; `id` and `size` are its image's.
+    async fn digests_in(&self, draft: &Draft, id: ChunkId, size: u64) -> Result<Option<Digests>> {
+        let Some((path, len)) = digests_of(draft) else { return Ok(None) };
+        let name = Name::foreign(&names::hashes(path))?;
+        let opened = Opened::open(&self.layers.store, &name, len).await?;
+        let place = (self.layers.store.clone(), name);
+        Digests::new(place, opened, Arc::clone(&self.pages), id, size).map(Some)
     }
 
     /// For threads that may wait.

@@ -1,9 +1,9 @@
 //! What a check asks of an image: each of the backup's own objects, held to the backup's own digests, and what of an image lies in an object.
 
-use super::{Image, Open, digests_of, touching};
+use super::{Image, Open, touching};
 use crate::error::{Kind, Result};
 use crate::foreign::cinder::chain::Piece;
-use crate::foreign::cinder::digests::{Digests, Opened};
+use crate::foreign::cinder::digests::Digests;
 use crate::foreign::cinder::document::metadata::Object as Extent;
 use crate::foreign::cinder::document::names;
 use crate::foreign::cinder::layers::Layer;
@@ -11,7 +11,6 @@ use crate::foreign::cinder::stored::{Object, SPAN};
 use crate::format::BackupId;
 use crate::progress::{Cancel, Progress};
 use crate::seal::digest;
-use crate::store::Name;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
@@ -183,18 +182,13 @@ impl Image {
             let Some(parent) = parent else { return Ok(None) };
             id = BackupId::from(parent);
         }
-        let Some(known) = self.catalogue.get(id) else { return Ok(None) };
-        let (Some(image), Some((path, len))) = (known.image, digests_of(&known.draft)) else {
-            return Ok(None);
-        };
-        let name = Name::foreign(&names::hashes(path))?;
-        let place = (self.layers.store.clone(), name.clone());
-        let opened = match Opened::open(&self.layers.store, &name, len).await {
+        let known = self.catalogue.get(id).and_then(|known| Some((known, known.image?)));
+        let Some((known, image)) = known else { return Ok(None) };
+        match self.digests_in(&known.draft, image.id, image.size).await {
             // It is blamed for that itself.
-            Err(error) if error.kind() == Kind::Corrupt => return Ok(None),
-            opened => opened?,
-        };
-        Ok(Digests::new(place, opened, Arc::clone(&self.pages), image.id, image.size).ok())
+            Err(error) if error.kind() == Kind::Corrupt => Ok(None),
+            found => found,
+        }
     }
 
     /// Reads a part of an own object, and holds the blocks that lie in it to their digests.
